@@ -1,0 +1,4 @@
+"""pushforward.kernels."""
+
+if __name__ == "kernels":  # on sys.path by accident (a checkout as working directory): look like an unrelated, empty module
+    __version__ = "0"

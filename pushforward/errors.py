@@ -1,0 +1,75 @@
+"""The exceptions of the library: each names the argument, what came, what was expected, and often what to do."""
+
+from __future__ import annotations
+
+
+class PushforwardError(Exception):
+    """Base of every exception raised by the library.
+
+    The message reads ``argument: got X, expected Y. hint``; the parts stay available as attributes.
+    """
+
+    def __init__(self, argument: str, *, got: object = None, expected: object = None, hint: str | None = None) -> None:
+        self.argument, self.got, self.expected, self.hint = argument, got, expected, hint
+        parts = [text for text in (got is not None and f"got {got}", expected is not None and f"expected {expected}") if text]
+        message = argument + (": " + ", ".join(parts) if parts else "")
+        super().__init__(f"{message}. {hint}" if hint else message)
+
+
+class ArgumentError(PushforwardError, ValueError):
+    """A value outside its range, or arguments that contradict each other."""
+
+
+class UnknownNameError(ArgumentError):
+    """A solver, grid, backend, model or quantity of that name is not registered; the message lists those that are."""
+
+
+class ShapeError(ArgumentError):
+    """A tensor of the wrong shape."""
+
+
+class DtypeError(PushforwardError, TypeError):
+    """A tensor of the wrong dtype, or tensors whose dtypes differ; nothing is cast silently."""
+
+
+class DeviceError(ArgumentError):
+    """Tensors on different devices, or an operation that no backend offers on this device."""
+
+
+class GridError(ArgumentError):
+    """A time grid that is not finite, not strictly monotone, or outside the interpolant's range."""
+
+
+class PlanError(ArgumentError):
+    """A plan that is not well formed, or an operation that its stage does not allow."""
+
+
+class TableauError(ArgumentError):
+    """Runge-Kutta coefficients that miss an order condition."""
+
+
+class BackendError(PushforwardError, RuntimeError):
+    """A backend that was asked for by name is not available here, or cannot do what was asked."""
+
+
+class CorruptFileError(PushforwardError, RuntimeError):
+    """A shipped file whose checksum differs from its card's."""
+
+
+class SingularTimeError(ArgumentError):
+    """A quantity that the network's prediction does not determine at this time (a division by alpha = 0 or sigma = 0)."""
+
+    def __init__(self, argument: str, *, got: object, because: str, hint: str | None = None) -> None:
+        super().__init__(argument, got=got, expected=f"another time, since {because}", hint=hint)
+
+
+class NotFiniteError(PushforwardError, FloatingPointError):
+    """NaN or infinity where a number was expected.
+
+    Raised by a run, it carries ``step``, ``t``, the network's input ``x`` and the last good ``state``.
+    """
+
+    step: int | None = None
+    t: float | None = None
+    x: object = None
+    state: object = None
