@@ -1,4 +1,30 @@
-"""pushforward.kernels."""
+"""pushforward.kernels: the arithmetic. Linear combinations with counter-based noise, in one pass over memory.
 
-if __name__ == "kernels":  # on sys.path by accident (a checkout as working directory): look like an unrelated, empty module
+The public functions are `combine`, `prepare` and `normal`; `Draw` and `Noise` say which random numbers; `backend` and
+`backends` say which implementation runs.
+"""
+
+if (
+    __name__ == "kernels"
+):  # on sys.path by accident (a checkout as working directory): look like an unrelated, empty module
     __version__ = "0"
+else:
+    from . import native as native
+    from . import reference as reference
+    from .combine import PreparedCombine as PreparedCombine
+    from .combine import combine as combine
+    from .combine import normal as normal
+    from .combine import prepare as prepare
+    from .dispatch import BackendWarning as BackendWarning
+    from .dispatch import backend as backend
+    from .dispatch import backends as backends
+    from .noise import PURPOSE_ACCEPTANCE as PURPOSE_ACCEPTANCE
+    from .noise import PURPOSE_CATEGORICAL as PURPOSE_CATEGORICAL
+    from .noise import PURPOSE_DIFFUSION as PURPOSE_DIFFUSION
+    from .noise import PURPOSE_INITIAL as PURPOSE_INITIAL
+    from .noise import PURPOSE_NEIGHBOUR as PURPOSE_NEIGHBOUR
+    from .noise import PURPOSE_RENOISING as PURPOSE_RENOISING
+    from .noise import PURPOSE_RESAMPLING as PURPOSE_RESAMPLING
+    from .noise import PURPOSE_USER as PURPOSE_USER
+    from .noise import Draw as Draw
+    from .noise import Noise as Noise

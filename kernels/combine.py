@@ -1,0 +1,193 @@
+"""`combine`: several linear combinations, with noise, in one pass over memory; `normal`: that noise as a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import ArgumentError, ShapeError
+from . import arguments, ops
+from .arguments import Terms, Weights
+from .dispatch import device_type, implementation
+from .noise import Draw, Noise
+
+_is_compiling = torch.compiler.is_compiling
+_grad_enabled = torch.is_grad_enabled
+
+
+def combine(
+    inputs: Sequence[Tensor],
+    weights: Weights,
+    *,
+    out: Tensor | Sequence[Tensor] | None = None,
+    noise: Noise | Sequence[Noise] | None = None,
+    scale: float | Sequence[float] | Sequence[Sequence[float]] | Tensor | None = None,
+    status: Tensor | None = None,
+) -> Tensor | tuple[Tensor, ...]:
+    r"""Weighted sums of tensors, several at once, plus scaled standard normals.
+
+    .. math:: \mathrm{out}_o = \sum_k w_{ok} \, x_k + \sum_d s_{od} \, z_d, \quad z_d \sim N(0, 1)
+
+    Summed from left to right in float32 (float64 for float64 tensors) with coefficients rounded once to that type, and
+    rounded once to the tensors' dtype. The result of an element depends on nothing but its own inputs: not on the
+    batch, strides, alignment, aliasing or the number of threads, and it is the same on the reference and native
+    backends. A zero weight still multiplies: 0 * NaN is NaN.
+
+    Args:
+        inputs: 0 to 16 tensors of one dtype (float32, float64, bfloat16, float16), device and shape [B, *D], any strides.
+        weights: K numbers for one output; O rows of K numbers for several (at most 4). Where samples differ, a float64
+            CPU tensor [B, K] or [B, O, K].
+        out: Where to write, one tensor for each output; may coincide with inputs. Allocated like ``inputs[0]`` by default.
+        noise: Key of the normals `z` (at most 4 of them); see `Noise`. They are never written to memory.
+        scale: Their scales: [O][D] numbers, where O is left out with one row of weights, and D with one `Noise` that is
+            not in a list. Where samples differ, a float64 CPU tensor with B in front.
+        status: int32 tensor of one element, set to ``status | 1`` if an element of an output is NaN or infinite.
+
+    Returns:
+        ``out``: a tensor if one row of weights was given, else a tuple. Differentiable in ``inputs`` if allocated here.
+
+    Raises:
+        ShapeError, DtypeError, DeviceError: Tensors that differ, or coefficients that do not fit; says which and how.
+        ArgumentError: Too many tensors; an output that partly overlaps another tensor; ``out`` where a gradient is needed.
+
+    Example:
+        >>> x, v = torch.ones(1, 3), torch.full((1, 3), 2.0)
+        >>> combine([x, v], [1.0, 0.5])
+        tensor([[2., 2., 2.]])
+        >>> both = combine([x, v], [[1, 1], [1, -1]])
+        >>> both[1]
+        tensor([[-1., -1., -1.]])
+        >>> key = Noise(seed=7, draw=Draw(purpose=1, step=0))
+        >>> noisy = combine([x], [1.0], noise=key, scale=2.0)
+        >>> torch.equal(noisy, x + 2 * normal((1, 3), seed=7, draw=key.draw))
+        True
+    """
+    if len(inputs) == 0:
+        if out is None:
+            raise ArgumentError("inputs", got="none", expected="at least one tensor, or out")
+        like, like_name = (out if isinstance(out, Tensor) else out[0]), "out[0]"
+    else:
+        like, like_name = inputs[0], "inputs[0]"
+    compiling = _is_compiling()
+    parts = arguments.terms(len(inputs), weights, noise, scale, like.shape)
+    arguments.check_dtype(like_name, like)
+    arguments.check_same("inputs", inputs, like, like_name)
+    if status is not None:
+        arguments.check_status(status)
+    if out is None:
+        if compiling or _needs_operator(inputs):
+            outs = ops.combine(inputs, parts)
+            if status is not None:
+                status |= _not_finite(outs)
+            return outs[0] if parts.single else tuple(outs)
+        outs = tuple([torch.empty_like(like) for _ in range(parts.outputs)])
+    else:
+        outs = (out,) if isinstance(out, Tensor) else tuple(out)
+        arguments.check_outputs(outs, like, like_name, parts.outputs)
+        if _grad_enabled() and any([x.requires_grad for x in (*inputs, *outs)]):
+            raise ArgumentError("out", got="a tensor", expected="None where a gradient is recorded")
+        if compiling:
+            for target, value in zip(outs, ops.combine(inputs, parts, like), strict=True):
+                target.copy_(value)
+            if status is not None:
+                status |= _not_finite(outs)
+            return out if isinstance(out, Tensor) else outs
+    implementation("combine", device_type(like))(tuple(inputs), parts, outs, status)
+    return outs[0] if parts.single else outs
+
+
+class PreparedCombine(Protocol):
+    """What `prepare` returns: call it with the tensors that were ``None``; it returns the status."""
+
+    def __call__(self, *tensors: Tensor) -> int:
+        """Run; the result is 1 if an element of an output is NaN or infinite, else 0 (always 0 on other devices)."""
+        ...
+
+
+def prepare(
+    inputs: Sequence[Tensor | None],
+    weights: Weights,
+    outs: Tensor | Sequence[Tensor],
+    *,
+    noise: Noise | Sequence[Noise] | None = None,
+    scale: float | Sequence[float] | Sequence[Sequence[float]] | Tensor | None = None,
+) -> PreparedCombine:
+    """`combine` with everything settled but a few inputs, for loops where its argument checks would cost more than it.
+
+    Args:
+        inputs: As in `combine`; ``None`` stands for a tensor that comes with each call.
+        weights: As in `combine`.
+        outs: Where to write: a tensor, or one for each row of weights. They, and the inputs given, are kept alive.
+        noise: As in `combine`.
+        scale: As in `combine`.
+
+    Returns:
+        A callable: ``prepared(*tensors) -> status``, one tensor for each ``None``, in order. It trusts that they have the
+        shape, dtype, device and strides of ``outs[0]``, and records no gradient.
+
+    Raises:
+        ShapeError, DtypeError, DeviceError, ArgumentError: As `combine` does, for everything known here.
+
+    Example:
+        >>> x, v = torch.ones(2), torch.ones(2)
+        >>> step = prepare([x, None], [1.0, 0.5], x)  # x += v / 2
+        >>> step(v), step(v), x
+        (0, 0, tensor([2., 2.]))
+    """
+    outs = (outs,) if isinstance(outs, Tensor) else tuple(outs)
+    if not outs:
+        raise ShapeError("outs", got="none", expected="at least one tensor")
+    parts = arguments.terms(len(inputs), weights, noise, scale, outs[0].shape)
+    arguments.check_dtype("outs[0]", outs[0])
+    for index, given in enumerate(inputs):
+        if given is not None:
+            arguments.check_same(f"inputs[{index}]"[:-3], [given], outs[0], "outs[0]")
+    arguments.check_outputs(outs, outs[0], "outs[0]", parts.outputs)
+    return implementation("prepare", device_type(outs[0]))(tuple(inputs), parts, outs)
+
+
+def normal(
+    shape: Sequence[int],
+    *,
+    seed: int,
+    draw: Draw,
+    samples: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Standard normals of shape [B, *D], the ones that `combine` adds for the same key.
+
+    Args:
+        shape: [B, *D]; at most 2**34 elements a sample.
+        seed: Integer in [0, 2**64).
+        draw: Which draw; see `Draw`.
+        samples: Sample ids, int64 [B]; row ``b`` gets the numbers of ``samples[b]``. Default 0, ..., B - 1.
+        dtype: float32, float64 (the same numbers), bfloat16 or float16 (rounded).
+        device: Where to make them. The numbers do not depend on it.
+
+    Raises:
+        ArgumentError, ShapeError, DtypeError: As `Noise` and `combine` do.
+
+    Example:
+        >>> draw = Draw(purpose=0, step=0)
+        >>> batch = normal((3, 2), seed=1, draw=draw)
+        >>> torch.equal(normal((1, 2), seed=1, draw=draw, samples=torch.tensor([2])), batch[2:])
+        True
+    """
+    noise = Noise(seed, draw, samples)
+    if _is_compiling():
+        return ops.normal(shape, noise, dtype, torch.device(device))
+    out = torch.empty(tuple(shape), dtype=dtype, device=device)
+    return combine((), (), out=out, noise=noise, scale=1.0)
+
+
+def _needs_operator(inputs: Sequence[Tensor]) -> bool:
+    grad = _grad_enabled()
+    return any([type(x) is not Tensor or (grad and x.requires_grad) for x in inputs])
+
+
+def _not_finite(outs: Sequence[Tensor]) -> Tensor:
+    return (~torch.stack([torch.isfinite(x).all() for x in outs]).all()).to(torch.int32)

@@ -1,0 +1,1 @@
+"""The native backend: the compiled module, called with raw addresses."""
