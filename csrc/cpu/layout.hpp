@@ -1,0 +1,21 @@
+// Shape and strides of a job's operands: brought to the fewest dimensions in which all operands can be walked together.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "job.hpp"
+
+namespace pushforward {
+
+struct Layout {
+  std::vector<int64_t> shape;
+  std::vector<std::vector<int64_t>> strides;  // one row for each operand, inputs first, then outputs
+};
+
+// Fill in dims, shape and the operands' strides and contiguity. Dimensions from `fixed` on may change places, since
+// their elements need not be numbered (fixed = all of them with noise, 1 with coefficients for each row, else 0).
+// Throws std::invalid_argument if more than max_dims dimensions remain.
+void set_layout(Job& job, const Layout& layout, int fixed);
+
+}  // namespace pushforward

@@ -1,0 +1,176 @@
+// A register's worth of numbers: compiler vectors (GCC and Clang), with intrinsics for the few operations that vectors
+// lack or that compilers translate badly. Arithmetic between vectors is the same IEEE arithmetic as between numbers.
+#pragma once
+
+#include "../core/config.hpp"
+#include "../core/lanes.hpp"
+#include "../core/storage.hpp"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace pushforward::PF_ISA {
+
+#if defined(__AVX512F__)
+constexpr int vector_bytes = 64;
+#elif defined(__AVX2__)
+constexpr int vector_bytes = 32;
+#else
+constexpr int vector_bytes = 16;
+#endif
+constexpr int lanes = vector_bytes / 4;
+
+typedef float Floats __attribute__((vector_size(vector_bytes)));
+typedef double Doubles __attribute__((vector_size(vector_bytes)));
+typedef int32_t Ints __attribute__((vector_size(vector_bytes)));
+typedef uint32_t Words32 __attribute__((vector_size(vector_bytes)));
+typedef uint64_t Words64 __attribute__((vector_size(vector_bytes)));
+typedef uint16_t Shorts __attribute__((vector_size(vector_bytes / 2)));
+
+template <class Vector>
+PF_HD Vector load(const void* from) {
+  Vector value;
+  __builtin_memcpy(&value, from, sizeof(value));
+  return value;
+}
+
+template <class Vector>
+PF_HD void store(void* to, Vector value) {
+  __builtin_memcpy(to, &value, sizeof(value));
+}
+
+struct ManyLanes {
+  using F = Floats;
+  using I = Ints;
+  using U = Words32;
+
+  template <class To, class From>
+  PF_HD static To bits(From x) {
+    static_assert(sizeof(To) == sizeof(From));
+    return (To)x;
+  }
+
+  // The products of 32-bit lanes: x86 multiplies the even ones only, into 64 bits.
+  PF_HD static void multiply(U a, uint32_t b, U& high, U& low) {
+    const Words64 even_mask = (Words64){} + 0xFFFFFFFFu;
+#if defined(__AVX512F__)
+    const __m512i m = _mm512_set1_epi32(int(b));
+    const Words64 even = (Words64)_mm512_mul_epu32((__m512i)a, m);
+    const Words64 odd = (Words64)_mm512_mul_epu32((__m512i)((Words64)a >> 32), m);
+#elif defined(__AVX2__)
+    const __m256i m = _mm256_set1_epi32(int(b));
+    const Words64 even = (Words64)_mm256_mul_epu32((__m256i)a, m);
+    const Words64 odd = (Words64)_mm256_mul_epu32((__m256i)((Words64)a >> 32), m);
+#elif defined(__SSE2__)
+    const __m128i m = _mm_set1_epi32(int(b));
+    const Words64 even = (Words64)_mm_mul_epu32((__m128i)a, m);
+    const Words64 odd = (Words64)_mm_mul_epu32((__m128i)((Words64)a >> 32), m);
+#else
+    const Words64 even = ((Words64)a & even_mask) * uint64_t(b);
+    const Words64 odd = ((Words64)a >> 32) * uint64_t(b);
+#endif
+    high = (U)((even >> 32) | (odd & ~even_mask));
+    low = (U)((even & even_mask) | (odd << 32));
+  }
+
+  PF_HD static F to_float(I x) { return __builtin_convertvector(x, F); }
+  PF_HD static F to_float(U x) {
+#if defined(__AVX512F__)
+    return (F)_mm512_cvtepu32_ps((__m512i)x);
+#else
+    // Both halves are exact, so the sum is rounded once, like the conversion.
+    return to_float(I(x >> 16)) * 65536.0f + to_float(I(x & 0xFFFFu));
+#endif
+  }
+
+  PF_HD static F sqrt(F x) {
+#if defined(__AVX512F__)
+    return (F)_mm512_sqrt_ps((__m512)x);
+#elif defined(__AVX__)
+    return (F)_mm256_sqrt_ps((__m256)x);
+#elif defined(__SSE2__)
+    return (F)_mm_sqrt_ps((__m128)x);
+#else
+    F root;
+    for (int i = 0; i < lanes; ++i) root[i] = __builtin_sqrtf(x[i]);
+    return root;
+#endif
+  }
+
+  PF_HD static F select(I mask, F yes, F no) { return (F)(((I)yes & mask) | ((I)no & ~mask)); }
+};
+
+// Four vectors, one of the j-th numbers of every block each -> the blocks one after the other. Lane l must hold block
+// (l % 4) * (lanes / 4) + l / 4: then shuffles within 128 bits are enough.
+PF_HD int block_of_lane(int lane) { return (lane % 4) * (lanes / 4) + lane / 4; }
+
+PF_HD void store_blocks(float* to, Floats z0, Floats z1, Floats z2, Floats z3) {
+#if defined(__AVX512F__)
+#define PF_UNPACK(half, type, a, b) _mm512_unpack##half##_##type(a, b)
+#define PF_DOUBLE(x) _mm512_castps_pd(x)
+#define PF_SINGLE(x) _mm512_castpd_ps(x)
+  using V = __m512;
+#elif defined(__AVX__)
+#define PF_UNPACK(half, type, a, b) _mm256_unpack##half##_##type(a, b)
+#define PF_DOUBLE(x) _mm256_castps_pd(x)
+#define PF_SINGLE(x) _mm256_castpd_ps(x)
+  using V = __m256;
+#elif defined(__SSE2__)
+#define PF_UNPACK(half, type, a, b) _mm_unpack##half##_##type(a, b)
+#define PF_DOUBLE(x) _mm_castps_pd(x)
+#define PF_SINGLE(x) _mm_castpd_ps(x)
+  using V = __m128;
+#endif
+#if defined(PF_UNPACK)
+  const V low01 = PF_UNPACK(lo, ps, (V)z0, (V)z1), low23 = PF_UNPACK(lo, ps, (V)z2, (V)z3);
+  const V high01 = PF_UNPACK(hi, ps, (V)z0, (V)z1), high23 = PF_UNPACK(hi, ps, (V)z2, (V)z3);
+  store(to, PF_SINGLE(PF_UNPACK(lo, pd, PF_DOUBLE(low01), PF_DOUBLE(low23))));
+  store(to + lanes, PF_SINGLE(PF_UNPACK(hi, pd, PF_DOUBLE(low01), PF_DOUBLE(low23))));
+  store(to + 2 * lanes, PF_SINGLE(PF_UNPACK(lo, pd, PF_DOUBLE(high01), PF_DOUBLE(high23))));
+  store(to + 3 * lanes, PF_SINGLE(PF_UNPACK(hi, pd, PF_DOUBLE(high01), PF_DOUBLE(high23))));
+#undef PF_UNPACK
+#undef PF_DOUBLE
+#undef PF_SINGLE
+#else
+  for (int lane = 0; lane < lanes; ++lane) {
+    const float block[4] = {z0[lane], z1[lane], z2[lane], z3[lane]};
+    __builtin_memcpy(to + 4 * block_of_lane(lane), block, sizeof(block));
+  }
+#endif
+}
+
+// Copy to memory that nobody reads soon, past the caches: an ordinary store first reads the line it replaces.
+inline void stream(void* to, const void* from, int64_t bytes) {
+  char* target = static_cast<char*>(to);
+  const char* source = static_cast<const char*>(from);
+#if defined(__SSE2__)
+  const int64_t head = int64_t(-reinterpret_cast<uintptr_t>(target) & (vector_bytes - 1));
+  if (bytes < head + vector_bytes) {
+    __builtin_memcpy(target, source, size_t(bytes));
+    return;
+  }
+  __builtin_memcpy(target, source, size_t(head));
+  int64_t i = head;
+  for (; i + vector_bytes <= bytes; i += vector_bytes) {
+#if defined(__AVX512F__)
+    _mm512_stream_si512((__m512i*)(target + i), load<__m512i>(source + i));
+#elif defined(__AVX__)
+    _mm256_stream_si256((__m256i*)(target + i), load<__m256i>(source + i));
+#else
+    _mm_stream_si128((__m128i*)(target + i), load<__m128i>(source + i));
+#endif
+  }
+  __builtin_memcpy(target + i, source + i, size_t(bytes - i));
+#else
+  __builtin_memcpy(target, source, size_t(bytes));
+#endif
+}
+
+inline void stream_fence() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
+}  // namespace pushforward::PF_ISA
