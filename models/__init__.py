@@ -1,4 +1,38 @@
-"""pushforward.models."""
+"""pushforward.models: what a network says about a path from noise to data, and networks that say it."""
 
-if __name__ == "models":  # on sys.path by accident (a checkout as working directory): look like an unrelated, empty module
+if (
+    __name__ == "models"
+):  # on sys.path by accident (a checkout as working directory): look like an unrelated, empty module
     __version__ = "0"
+else:
+    from .clocks import Clock as Clock
+    from .clocks import FunctionClock as FunctionClock
+    from .clocks import IndexClock as IndexClock
+    from .clocks import LogNoiseRatioClock as LogNoiseRatioClock
+    from .clocks import NoiseRatioClock as NoiseRatioClock
+    from .clocks import ReverseClock as ReverseClock
+    from .clocks import TimeClock as TimeClock
+    from .clocks import clock as clock
+    from .discrete import DiscreteDDPM as DiscreteDDPM
+    from .interpolants import Coefficients as Coefficients
+    from .interpolants import Interpolant as Interpolant
+    from .interpolants import Linear as Linear
+    from .interpolants import Trigonometric as Trigonometric
+    from .interpolants import interpolant as interpolant
+    from .interpolants import interpolant_from_config as interpolant_from_config
+    from .kinds import DenoisedPrediction as DenoisedPrediction
+    from .kinds import EDMPrediction as EDMPrediction
+    from .kinds import NoisePrediction as NoisePrediction
+    from .kinds import ScorePrediction as ScorePrediction
+    from .kinds import VelocityPrediction as VelocityPrediction
+    from .kinds import VPrediction as VPrediction
+    from .predictions import Affine as Affine
+    from .predictions import OnPath as OnPath
+    from .predictions import Prediction as Prediction
+    from .predictions import Target as Target
+    from .predictions import prediction as prediction
+    from .predictions import prediction_from_config as prediction_from_config
+    from .schedules import EDM as EDM
+    from .schedules import VE as VE
+    from .schedules import Cosine as Cosine
+    from .schedules import VPLinear as VPLinear
