@@ -77,8 +77,8 @@ int run_job(const Job& job) {
 class Combination {
  public:
   // `weights` and `scales`: nested rows of floats, or the address of float64 numbers for every row of the batch.
-  // `noises`: (seed, purpose, step, stage, attempt, address of the sample ids or 0). Addresses of 0 among the inputs
-  // stand for tensors that come with the call. `strides` is None if all operands are contiguous. `keep` is kept alive.
+  // `noises`: (seed, purpose, step, stage, attempt, address of the sample ids or 0). None among the inputs stands
+  // for a tensor that comes with the call. `strides` is None if all operands are contiguous. `keep` is kept alive.
   Combination(int dtype, const std::vector<int64_t>& shape, const py::sequence& inputs, const py::sequence& outputs,
               const py::object& strides, const py::object& weights, const py::sequence& noises,
               const py::object& scales, py::object keep)
@@ -91,10 +91,14 @@ class Combination {
       throw py::value_error("too many operands, or no such dtype");
     }
     for (int k = 0; k < job_.inputs; ++k) {
-      job_.in[k].address = as_address(inputs[k].ptr());
-      if (!job_.in[k].address) missing_[missing_count_++] = k;
+      const py::object address = inputs[k];
+      if (address.is_none()) {
+        missing_[missing_count_++] = k;
+      } else {
+        job_.in[k].address = as_address(address.ptr());
+      }
     }
-    for (int o = 0; o < job_.outputs; ++o) job_.out[o].address = as_address(outputs[o].ptr());
+    for (int o = 0; o < job_.outputs; ++o) job_.out[o].address = as_address(py::object(outputs[o]).ptr());
     for (int d = 0; d < job_.draws; ++d) {
       const auto key = noises[d].cast<std::tuple<uint64_t, uint32_t, uint32_t, uint32_t, uint32_t, uintptr_t>>();
       job_.noise[d] = {std::get<0>(key), std::get<1>(key), std::get<2>(key), std::get<3>(key),
@@ -169,7 +173,7 @@ int combine_flat(int dtype, int64_t size, const py::tuple& inputs, const py::seq
   job.rows = 1;
   job.row_size = size;
   for (int k = 0; k < job.inputs; ++k) {
-    job.in[k].address = as_address(inputs[k].ptr());
+    job.in[k].address = as_address(PyTuple_GET_ITEM(inputs.ptr(), k));
     job.in[k].contiguous = true;
     numbers[k] = as_double(py::object(weights[k]).ptr());
   }

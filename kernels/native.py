@@ -48,7 +48,7 @@ def bind(
     """Describe a combination to the compiled module; ``None`` inputs have the strides of ``outs[0]``."""
     keep = [*inputs, *outs]
     strides = None if contiguous else [(outs[0] if x is None else x).stride() for x in keep]
-    addresses = [0 if x is None else x.data_ptr() for x in keep]
+    addresses = [None if x is None else x.data_ptr() for x in keep]
     weights, scales = (_rows(rows, keep) for rows in (parts.weights, parts.scales))
     noises = []
     for noise in parts.noises:

@@ -89,7 +89,8 @@ def normals(elements: int, *, seed: int, draw: Draw, samples: Tensor) -> Tensor:
 def box_muller(radius: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
     """Two float32 normals of each pair of words (int64 tensors, values in [0, 2**32))."""
     u = radius.to(torch.float32) * 2.0**-32 + 2.0**-33
-    r = (log(u) * -2.0).sqrt()
+    # torch's float32 square root (MKL's) is not always the IEEE one; taken in float64 and rounded, it is.
+    r = (log(u) * -2.0).double().sqrt().float()
     turns = (angle >> 8) * 2 + 1  # in units of 2**-25 turns: the angle itself does not fit into a float32
     quarter = turns + 2**22 >> 23
     t = (turns - (quarter << 23)).to(torch.float32) * 2.0**-25  # exact, |t| <= 1/8 turn
