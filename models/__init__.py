@@ -5,6 +5,9 @@ if (
 ):  # on sys.path by accident (a checkout as working directory): look like an unrelated, empty module
     __version__ = "0"
 else:
+    from .adapter import Model as Model
+    from .adapter import adapt as adapt
+    from .binding import BoundModel as BoundModel
     from .clocks import Clock as Clock
     from .clocks import FunctionClock as FunctionClock
     from .clocks import IndexClock as IndexClock
@@ -14,6 +17,7 @@ else:
     from .clocks import TimeClock as TimeClock
     from .clocks import clock as clock
     from .discrete import DiscreteDDPM as DiscreteDDPM
+    from .guidance import Guidance as Guidance
     from .interpolants import Coefficients as Coefficients
     from .interpolants import Interpolant as Interpolant
     from .interpolants import Linear as Linear

@@ -138,8 +138,8 @@ class Cosine(Interpolant):
 
     @property
     def noise_range(self) -> tuple[float, float]:
-        """Noise ratio at t_c = 1e-3, and ``nu_max``."""
-        return self.noise_ratio(1 - 1e-3), math.inf if self.nu_max is None else self.nu_max
+        """Noise ratios at t_c = 1e-3 and at ``t_min``."""
+        return self.noise_ratio(1 - 1e-3), self.noise_ratio(self.t_min)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,212 @@
+"""Model: a network together with how to call it and how to read it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ArgumentError, UnknownNameError
+from .binding import BoundModel, missing_null
+from .clocks import Clock
+from .guidance import Guidance
+from .interpolants import Interpolant
+from .predictions import Prediction, prediction
+
+Call = Callable[[Callable[..., Any], Tensor, Tensor, dict[str, Any]], Tensor]
+
+TIME_SHAPES = ("batch", "scalar", "one")
+
+
+def call_x_t(network: Callable[..., Any], x: Tensor, time: Tensor, condition: dict[str, Any]) -> Tensor:
+    """``network(x, time, **condition)``."""
+    return network(x, time, **condition)
+
+
+def call_t_x(network: Callable[..., Any], x: Tensor, time: Tensor, condition: dict[str, Any]) -> Tensor:
+    """``network(time, x, **condition)``."""
+    return network(time, x, **condition)
+
+
+def call_x(network: Callable[..., Any], x: Tensor, time: Tensor, condition: dict[str, Any]) -> Tensor:
+    """``network(x, **condition)``, for networks that take no time."""
+    del time
+    return network(x, **condition)
+
+
+CALLS: dict[str, Call] = {"x_t": call_x_t, "t_x": call_t_x, "x": call_x}
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network with its dialect. Immutable and free of state: share it between runs and threads.
+
+    Made by :func:`adapt`, :func:`from_diffusers` or an oracle's ``model()``.
+
+    Attributes:
+        network: What is called.
+        prediction: What it returns, on which path, and its clock.
+        null: What replaces the condition in the unconditional branch, key by key; None if nobody said.
+        dtype: The network's dtype: inputs are cast to it and outputs cast back; None leaves both alone.
+        time_dtype: Dtype of the times: float32, or float64 for float64 states, unless given.
+        time_shape: "batch" ([B]), "one" ([1]) or "scalar" ([]).
+        call: ``call(network, x, time, condition) -> Tensor``.
+        shared: Keys of the condition whose tensors have no batch dimension.
+        split_variance: The network returns 2C channels, of which the second half is a variance: keep the first.
+        sequential: Run the branches of a guided step one after another: half the memory, more calls.
+        channels: Size of dimension 1 of the states, if known.
+        output_hint: What to try if outputs have another shape than the state.
+    """
+
+    network: Callable[..., Any]
+    prediction: Prediction
+    null: Mapping[str, Any] | None = None
+    dtype: torch.dtype | None = None
+    time_dtype: torch.dtype | None = None
+    time_shape: str = "batch"
+    call: Call = call_x_t
+    shared: tuple[str, ...] = ()
+    split_variance: bool = False
+    sequential: bool = False
+    channels: int | None = None
+    output_hint: str | None = field(default=None, repr=False)
+
+    @property
+    def interpolant(self) -> Interpolant:
+        """The path of the prediction."""
+        return self.prediction.interpolant
+
+    def on(self, path: Interpolant | str) -> Model:
+        """The same network serving solvers on another path; D and the noise are the same functions of nu."""
+        return dataclasses.replace(self, prediction=self.prediction.on(path))
+
+    def bind(
+        self,
+        condition: Mapping[str, Any] | None = None,
+        null: Mapping[str, Any] | None = None,
+        guidance: Guidance | float | None = None,
+    ) -> BoundModel:
+        """The model with the conditions of one run, and that run's buffers.
+
+        Args:
+            condition: Keyword arguments of the network: tensors of batch B or 1, or trees of them.
+            null: What replaces them, key by key, in the unconditional branch; by default the model's own.
+            guidance: Only to fail now rather than at the first guided step if there is no null condition.
+
+        Raises:
+            ArgumentError: A condition that is no mapping; guidance without a null condition.
+        """
+        null = self.null if null is None else null
+        for name, given in (("condition", condition), ("null", null)):
+            if given is not None and not isinstance(given, Mapping):
+                hint = "Name the network's argument, for instance {'y': labels}"
+                raise ArgumentError(name, got=type(given).__name__, expected="a dict", hint=hint)
+        if guidance is not None and null is None:
+            weight = guidance.weight if isinstance(guidance, Guidance) else guidance
+            if weight != 1:
+                raise missing_null(weight)
+        return BoundModel(self, dict(condition or {}), None if null is None else {**(condition or {}), **null})
+
+    def evaluate(
+        self, x: Tensor, t: float, condition: Mapping[str, Any] | None = None, branches: tuple[str, ...] = ("cond",)
+    ) -> tuple[Tensor, ...]:
+        """One raw output for each branch, for one call; runs use :meth:`bind` and keep its tensors.
+
+        Args:
+            x: State times ``prediction.input_scale(t)``, shape [B, *D].
+            t: Time in [0, 1]; the prediction's clock turns it into the network's.
+            condition: As in :meth:`bind`.
+            branches: "cond" and "null"; both are rows of one call.
+
+        Returns:
+            Tensors of the shape and dtype of x; two branches are views into one tensor.
+        """
+        return self.bind(condition).evaluate(x, t, branches)
+
+
+def adapt(
+    network: Callable[..., Any],
+    prediction: str | Prediction = "velocity",
+    interpolant: str | Interpolant = "linear",
+    *,
+    time: str | Clock | Mapping[str, Any] | Callable[[float], float] | None = None,
+    null: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+    time_dtype: torch.dtype | None = None,
+    time_shape: str = "batch",
+    call: str | Call = "x_t",
+    shared: tuple[str, ...] = (),
+    split_variance: bool = False,
+    sequential: bool = False,
+    channels: int | None = None,
+    **options: Any,
+) -> Model:
+    r"""A model from any callable.
+
+    Args:
+        network: Returns a tensor of the shape of its input x. Called as ``call`` says; must not write to x.
+        prediction: What it returns: "velocity", "denoised", "noise", "score", "v", "edm" or a :class:`Prediction`.
+        interpolant: The path it was trained on, by name or as an object.
+        time: Its clock, as :func:`clock` takes it: "t", "1-t", "1000*(1-t)", "index", "log(nu)/4", "nu", a function.
+        null: The unconditional condition, replacing the condition key by key, for classifier-free guidance.
+        dtype: The network's dtype, if it is not that of the states: x and conditions are cast to it, outputs back.
+            Times are never cast to it: in bfloat16, 999 is 1000.
+        time_dtype: Dtype of the times, for instance torch.int64 for tables; by default float32, and float64 for
+            float64 states.
+        time_shape: "batch" for times [B], "one" for [1], "scalar" for [].
+        call: "x_t" for ``network(x, time, **condition)``, "t_x" for ``network(time, x, **condition)``, "x" for
+            ``network(x, **condition)``, or a function of (network, x, time, condition) returning the output tensor.
+        shared: Keys of the condition whose tensors have no batch dimension (position ids).
+        split_variance: The network returns twice the channels; the second half is dropped.
+        sequential: Run guided branches one after another.
+        channels: Size of dimension 1 of the states, to check them.
+        **options: Of the prediction: ``sign``, ``input``, ``sigma_data``.
+
+    Raises:
+        UnknownNameError: No such prediction, interpolant, clock or call.
+        ArgumentError: Options that contradict each other.
+
+    Example:
+        >>> model = adapt(lambda x, t: -x, "velocity", "linear", time="1-t", sign=-1)
+        >>> model.evaluate(torch.ones(1, 2), 0.25)
+        (tensor([[-1., -1.]]),)
+    """
+    if time is not None:
+        options["network_time"] = time
+    read = _prediction(prediction, interpolant, options)
+    if isinstance(call, str):
+        if call not in CALLS:
+            raise UnknownNameError("call", got=repr(call), expected="'x_t', 't_x', 'x' or a function")
+        call = CALLS[call]
+    if time_shape not in TIME_SHAPES:
+        raise UnknownNameError("time_shape", got=repr(time_shape), expected="'batch', 'one' or 'scalar'")
+    if not callable(network):
+        raise ArgumentError("network", got=type(network).__name__, expected="a callable")
+    hint = None if split_variance else "If the network also returns a variance, adapt it with split_variance=True"
+    return Model(
+        network=network,
+        prediction=read,
+        null=null,
+        dtype=dtype,
+        time_dtype=time_dtype,
+        time_shape=time_shape,
+        call=call,
+        shared=tuple(shared),
+        split_variance=split_variance,
+        sequential=sequential,
+        channels=channels,
+        output_hint=hint,
+    )
+
+
+def _prediction(kind: str | Prediction, path: str | Interpolant, options: dict[str, Any]) -> Prediction:
+    """The prediction; an instance brings its own path and clock."""
+    if isinstance(kind, Prediction):
+        if options or path not in ("linear", kind.interpolant):
+            raise ArgumentError("prediction", got=kind, expected="its name, if the path or options are given beside it")
+        return kind
+    return prediction(kind, path, **options)
