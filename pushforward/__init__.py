@@ -1,3 +1,27 @@
-"""Pushforward: compiled solvers for flow-matching and diffusion models."""
+"""Pushforward: compiled solvers for flow-matching and diffusion models.
+
+Every step is one pass over memory: a solver is written as its formula, becomes a straight-line program of network
+evaluations and linear combinations, and runs on fused kernels. Start with :func:`sample`.
+"""
+
+from . import errors, kernels, models, solvers
+from .errors import PushforwardError
+from .sample import Trajectory, make_plan, sample
+from .solvers import Executor, Plan, grid, solver
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Executor",
+    "Plan",
+    "PushforwardError",
+    "Trajectory",
+    "errors",
+    "grid",
+    "kernels",
+    "make_plan",
+    "models",
+    "sample",
+    "solver",
+    "solvers",
+]

@@ -11,7 +11,8 @@ class PushforwardError(Exception):
 
     def __init__(self, argument: str, *, got: object = None, expected: object = None, hint: str | None = None) -> None:
         self.argument, self.got, self.expected, self.hint = argument, got, expected, hint
-        parts = [text for text in (got is not None and f"got {got}", expected is not None and f"expected {expected}") if text]
+        said = {"got": got, "expected": expected}
+        parts = [f"{word} {value}" for word, value in said.items() if value is not None]
         message = argument + (": " + ", ".join(parts) if parts else "")
         super().__init__(f"{message}. {hint}" if hint else message)
 
@@ -57,7 +58,7 @@ class CorruptFileError(PushforwardError, RuntimeError):
 
 
 class SingularTimeError(ArgumentError):
-    """A quantity that the network's prediction does not determine at this time (a division by alpha = 0 or sigma = 0)."""
+    """A quantity that the prediction does not determine at this time: a division by alpha = 0 or sigma = 0."""
 
     def __init__(self, argument: str, *, got: object, because: str, hint: str | None = None) -> None:
         super().__init__(argument, got=got, expected=f"another time, since {because}", hint=hint)

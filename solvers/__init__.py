@@ -1,4 +1,40 @@
-"""pushforward.solvers."""
+"""Solvers, time grids, plans and the executor that runs them."""
 
-if __name__ == "solvers":  # on sys.path by accident (a checkout as working directory): look like an unrelated, empty module
+if (
+    __name__ == "solvers"
+):  # on sys.path by accident (a checkout as working directory): look like an unrelated, empty module
     __version__ = "0"
+else:
+    from . import exponential, ode, sde
+    from .executor import Executor, Hook, Request, StepState
+    from .grids import GRIDS, Cosine, Karras, LogSNR, Shifted, Uniform, grid
+    from .plan import Cost, Expression, Plan, StepBuilder
+    from .sde import Diffusion
+    from .solver import FixedGridSolver, plan, register, solver, solvers
+
+    __all__ = [
+        "GRIDS",
+        "Cosine",
+        "Cost",
+        "Diffusion",
+        "Executor",
+        "Expression",
+        "FixedGridSolver",
+        "Hook",
+        "Karras",
+        "LogSNR",
+        "Plan",
+        "Request",
+        "Shifted",
+        "StepBuilder",
+        "StepState",
+        "Uniform",
+        "exponential",
+        "grid",
+        "ode",
+        "plan",
+        "register",
+        "sde",
+        "solver",
+        "solvers",
+    ]

@@ -1,0 +1,270 @@
+"""One call from a model to samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from functools import lru_cache
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor
+
+from . import kernels, solvers
+from .errors import ArgumentError, DtypeError, ShapeError
+from .models import Guidance, Model, Prediction
+from .solvers import Executor, FixedGridSolver, Hook, Plan
+from .solvers.executor import Check, replaces_state
+from .solvers.grids import GridFunction
+from .solvers.solver import LastStep
+
+TRANSFORM = "transform"
+NOISE_AT_LEAST = 5.0  # starting from pure noise at a smaller sigma/alpha would leave out a visible part of the data
+
+
+def make_plan(
+    model: Model,
+    *,
+    solver: str | FixedGridSolver = "heun",
+    steps: int | None = None,
+    grid: str | GridFunction | Sequence[float] = "uniform",
+    guidance: float | Guidance = 1.0,
+    backward: bool = False,
+    transform: bool = False,
+    last_step: LastStep = "auto",
+    observe: bool = False,
+    replace: bool = False,
+) -> Plan:
+    """The optimised plan that :func:`sample` would run; build it once to run it often, print it, or ship it.
+
+    Args:
+        model: Decides the interpolant and what the network returns.
+        solver, steps, grid, guidance, backward, last_step: As in :func:`sample`.
+        transform: Whether clean estimates pass through a function named "transform".
+        observe, replace: Whether hooks will read, and write, the state.
+
+    """
+    times = solvers.grid(grid, steps, model.interpolant)
+    return compiled(
+        solvers.solver(solver),
+        times[::-1] if backward else times,
+        model.prediction,
+        as_guidance(guidance),
+        TRANSFORM if transform else None,
+        last_step,
+        observe,
+        replace,
+    )
+
+
+@lru_cache(maxsize=256)
+def compiled(
+    solver: FixedGridSolver,
+    times: tuple[float, ...],
+    prediction: Prediction,
+    guidance: Guidance | None,
+    transform: str | None,
+    last_step: LastStep,
+    observe: bool,
+    replace: bool,
+) -> Plan:
+    """All stages of a plan; kept, since every argument is immutable and so is the plan."""
+    plan = solvers.plan(
+        solver, times, prediction.interpolant, prediction=prediction, transform=transform, last_step=last_step
+    )
+    return plan.lower(prediction, guidance).optimise(observe=observe, replace=replace)
+
+
+def sample(
+    model: Model,
+    start: Tensor | Sequence[int],
+    *,
+    solver: str | FixedGridSolver = "heun",
+    steps: int | None = None,
+    grid: str | GridFunction | Sequence[float] = "uniform",
+    guidance: float | Guidance = 1.0,
+    condition: Mapping[str, Any] | None = None,
+    null: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    samples: Tensor | None = None,
+    backward: bool = False,
+    transform: Callable[[Tensor, float], Tensor] | None = None,
+    hooks: Sequence[Hook] = (),
+    progress: bool = False,
+    last_step: LastStep = "auto",
+    check: Check = "fused",
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    differentiable: bool = False,
+    checkpoint: bool = False,
+) -> Tensor:
+    """Move samples along the model's flow: from noise to data, or back.
+
+    Args:
+        model: A network with its prediction and interpolant; see :func:`pushforward.models.adapt`.
+        start: Shape [B, *D] to draw noise for, or the state itself at the first time.
+        solver: A registered name or a solver object, for instance ``pf.solver("ddim", eta=0.5)``.
+        steps: Number of steps; needed unless ``grid`` is explicit times.
+        grid: A registered name, a grid object, or times in [0, 1] (0 = noise, 1 = data).
+        guidance: Weight w of classifier-free guidance, ``w cond + (1 - w) null``, or a :class:`Guidance`.
+        condition, null: Keyword arguments of the network for the two branches.
+        seed: Seed of all noise in [0, 2**64). Sample i is the same whatever the batch.
+        samples: Ids of the samples, int64 [B]; 0 .. B - 1 by default. ``torch.tensor([2])`` draws sample 2 alone.
+        backward: Integrate from data (``start``, then a tensor) to noise.
+        transform: Function of (clean estimate, time) applied to every clean estimate, for instance a clamp.
+        hooks: Called at the end of every step; see :class:`pushforward.solvers.Hook` and :class:`Trajectory`.
+        progress: Show a progress bar on stderr.
+        last_step: See :func:`pushforward.solvers.plan`.
+        check: See :class:`pushforward.solvers.Executor`.
+        dtype, device: Of the noise, where ``start`` is a shape; float32 and the network's device by default.
+        differentiable: Keep the autograd graph from ``start`` and the network's parameters to the result.
+        checkpoint: With ``differentiable``: recompute activations in the backward pass.
+
+    Returns:
+        The samples, shape [B, *D].
+
+    Raises:
+        PushforwardError: A named error for every bad argument; see :mod:`pushforward.errors`.
+
+    Example:
+        >>> import pushforward as pf
+        >>> model = pf.models.GaussianOracle([0.7], [[0.09]]).model()
+        >>> pf.sample(model, (2, 1), solver="heun", steps=8, dtype=torch.float64).shape
+        torch.Size([2, 1])
+
+    """
+    plan = make_plan(
+        model,
+        solver=solver,
+        steps=steps,
+        grid=grid,
+        guidance=guidance,
+        backward=backward,
+        transform=transform is not None,
+        last_step=last_step,
+        observe=bool(hooks),
+        replace=replaces_state(hooks),
+    )
+    x0 = (
+        start
+        if isinstance(start, Tensor)
+        else initial_noise(plan, start, model, seed, samples, backward, dtype, device)
+    )
+    if isinstance(start, Tensor) and (dtype, device) != (None, None):
+        raise ArgumentError("dtype, device", got=(dtype, device), expected="None when start is a tensor")
+    network = model.bind(condition, null, guidance)
+    with nullcontext() if differentiable else torch.no_grad():
+        run = Executor(
+            plan,
+            x0,
+            seed=seed,
+            samples=samples,
+            hooks=hooks,
+            check=check,
+            differentiable=differentiable,
+            transforms={} if transform is None else {TRANSFORM: transform},
+        )
+        if not progress:
+            return run.run(network.evaluate, checkpoint=checkpoint)
+        with progress_bar() as bar:
+            task = bar.add_task(plan.solver, total=plan.nfe)
+
+            def evaluate(x: Tensor, t: float, branches: tuple[str, ...]) -> Sequence[Tensor]:
+                outputs = network.evaluate(x, t, branches)
+                bar.advance(task)
+                return outputs
+
+            return run.run(evaluate, checkpoint=checkpoint)
+
+
+def initial_noise(
+    plan: Plan,
+    shape: Sequence[int],
+    model: Model,
+    seed: int,
+    samples: Tensor | None,
+    backward: bool,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+) -> Tensor:
+    """``sigma(t_0) z`` with z keyed by seed and sample id: what the noise end of the interpolant is."""
+    if backward:
+        raise ArgumentError("start", got=f"the shape {tuple(shape)}", expected="a tensor of data, since backward=True")
+    if len(shape) < 1 or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in shape):
+        raise ShapeError("start", got=tuple(shape), expected="a shape [B, *D] of non-negative integers, or a tensor")
+    if dtype is not None and not dtype.is_floating_point:
+        raise DtypeError("dtype", got=dtype, expected="a floating-point dtype")
+    first, interpolant = plan.grid[0], plan.interpolant
+    if interpolant.noise_ratio(first) < NOISE_AT_LEAST:
+        raise ArgumentError(
+            "start",
+            got=f"a shape, with a grid that starts at t = {first:.4g}",
+            expected="a tensor there: the state is not pure noise at that time",
+        )
+    noise = kernels.normal(
+        tuple(shape),
+        seed=seed,
+        draw=kernels.Draw(kernels.PURPOSE_INITIAL, 0),
+        samples=samples,
+        dtype=dtype or torch.float32,
+        device=device or network_device(model),
+    )
+    return noise.mul_(interpolant.sigma(first))
+
+
+def network_device(model: Model) -> torch.device:
+    """Where the network's parameters lie; the CPU if it has none."""
+    parameters = model.network.parameters() if isinstance(model.network, torch.nn.Module) else iter(())
+    first = next(parameters, None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def as_guidance(guidance: float | Guidance) -> Guidance | None:
+    """None for weight 1, which needs no second branch."""
+    if isinstance(guidance, Guidance):
+        return guidance
+    return None if guidance == 1 else Guidance(guidance)
+
+
+def progress_bar() -> Progress:
+    """Solver, bar, evaluations done, time."""
+    from rich.console import Console
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+    )
+
+
+class Trajectory:
+    """A hook that keeps every state of a run, and the clean estimates.
+
+    Attributes:
+        times: End times of the steps so far.
+        states, denoised: A copy of the state, and of the clean estimate (None where there is none), for each.
+
+    Example:
+        >>> import pushforward as pf
+        >>> path = pf.Trajectory()
+        >>> x = pf.sample(pf.models.GaussianOracle([0.0], [[1.0]]).model(), (4, 1), steps=3, hooks=[path])
+        >>> len(path.states), bool((path.states[-1] == x).all())
+        (3, True)
+
+    """
+
+    replaces_state = False
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.states: list[Tensor] = []
+        self.denoised: list[Tensor | None] = []
+
+    def __call__(self, state: solvers.StepState) -> None:
+        """Copy what the step shows."""
+        self.times.append(state.time)
+        self.states.append(state.state.clone())
+        self.denoised.append(None if state.denoised is None else state.denoised.clone())

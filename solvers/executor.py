@@ -1,0 +1,388 @@
+"""Runs an optimised plan: asks for network evaluations, applies combinations, calls hooks at step boundaries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from .. import kernels
+from ..errors import ArgumentError, DtypeError, NotFiniteError, PlanError, ShapeError
+from .diagnosis import mismatch, not_finite, not_finite_output, where
+from .plan import Boundary, Combine, Evaluate, Plan, Register, Transform
+from .plan.optimiser import last_reads
+
+Check = Literal["fused", "before", "off"]
+
+
+@dataclass(slots=True)
+class Request:
+    """A network evaluation that the executor waits for.
+
+    Attributes:
+        input: What to feed the network, already scaled as its prediction wants it. Valid until the answer is given.
+        time: Solver time in [0, 1], float64; the adapter turns it into the network's own clock.
+        branches: Guidance branches to evaluate, "cond" and "null"; one output of the state's shape for each.
+        step, index: Which step, and which evaluation of the run, both from 0.
+        registers, kept: Where the answer goes, and which earlier answers are still needed (for the executor).
+
+    """
+
+    input: Tensor
+    time: float
+    branches: tuple[str, ...]
+    step: int
+    index: int
+    registers: tuple[Register, ...]
+    kept: tuple[Register, ...] = ()
+
+
+@dataclass(slots=True)
+class StepState:
+    """What a hook sees at the end of a step.
+
+    Attributes:
+        step, steps: The step that ended, from 0, and how many there are.
+        time: Its end time.
+        state: The sample at ``time``. A buffer of the run: clone what you keep.
+        denoised: The step's latest estimate of the clean sample, or None where the network does not determine it.
+
+    """
+
+    step: int
+    steps: int
+    time: float
+    state: Tensor
+    denoised: Tensor | None
+
+
+class Hook(Protocol):
+    """Called at the end of every step; may return a new state, of the same shape, dtype and device.
+
+    A hook that never does should say so with ``replaces_state = False``: then steps may be fused across it.
+    """
+
+    def __call__(self, state: StepState) -> Tensor | None:
+        """Look, and return None or the new state."""
+        ...
+
+
+EvaluateFunction: TypeAlias = Callable[[Tensor, float, tuple[str, ...]], Sequence[Tensor]]
+"""``evaluate(input, time, branches)`` returns one raw output for each branch."""
+TransformFunction: TypeAlias = Callable[[Tensor, float], Tensor]
+
+
+def replaces_state(hooks: Sequence[Hook]) -> bool:
+    """Whether any of the hooks may write a new state."""
+    return any(getattr(hook, "replaces_state", True) for hook in hooks)
+
+
+class Executor:
+    """One run of a plan. Iterate over it: each item is a :class:`Request`; answer it with :meth:`supply`.
+
+    Args:
+        plan: A plan at stage "optimised".
+        x0: State at ``plan.grid[0]``, shape [B, *D], floating point; never written to.
+        seed: Seed of all noise, in [0, 2**64).
+        samples: Sample ids, int64 [B], that key the noise; 0 .. B - 1 by default.
+        hooks: Called at the end of every step; the plan must have been optimised with ``observe`` (and ``replace``).
+        transforms: Functions for the names that the plan's transforms use.
+        check: What looks for NaN and infinity. "fused": the combinations themselves, at no extra pass (on a device
+            without a native kernel, the result once at the end). "before": every network output before it is used;
+            one more read, and the error can show the network's input and the last good state. "off": nothing.
+        differentiable: Keep the autograd graph; buffers are then not reused.
+
+    Attributes:
+        result: The sample at ``plan.grid[-1]``, once the iteration has ended.
+
+    Raises:
+        ShapeError, DtypeError, DeviceError: A network output differs from the state; names the step and the time.
+        NotFiniteError: A network output or the state has become NaN or infinite; names the step and the time.
+
+    Example:
+        >>> from pushforward.solvers import Executor, plan, solver
+        >>> from pushforward.models import Linear, prediction
+        >>> euler = plan(solver("euler"), [0.0, 0.5, 1.0]).lower(prediction("velocity", Linear())).optimise()
+        >>> run = Executor(euler, torch.zeros(1, 2))
+        >>> for request in run:
+        ...     run.supply([torch.ones(1, 2)])
+        >>> run.result
+        tensor([[1., 1.]])
+
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        x0: Tensor,
+        *,
+        seed: int = 0,
+        samples: Tensor | None = None,
+        hooks: Sequence[Hook] = (),
+        transforms: Mapping[str, TransformFunction] | None = None,
+        check: Check = "fused",
+        differentiable: bool = False,
+    ) -> None:
+        check_run(plan, x0, hooks, transforms or {}, check)
+        self.plan, self.hooks, self.transforms, self.check = plan, tuple(hooks), dict(transforms or {}), check
+        self.seed, self.samples, self.differentiable = seed, samples, differentiable
+        start = x0 if differentiable else x0.detach()
+        start = start if is_dense(start) else start.contiguous()
+        self.shape, self.dtype, self.device, self.strides = start.shape, start.dtype, start.device, start.stride()
+        self.extent = start.numel() * start.element_size()
+        self.values: dict[Register, Tensor] = {plan.start: start}
+        if not differentiable:
+            buffers = [torch.empty_like(start) for _ in {buffer for _, buffer in plan.buffers}]
+            self.values.update((register, buffers[buffer]) for register, buffer in plan.buffers)
+        self.irregular: set[Register] = set()
+        self.pending: Request | None = None
+        self.position = 0
+        self.operations = self.bind()
+
+    # --- binding: everything that does not change from call to call ---------------------------------------------
+
+    def bind(self) -> list[Request | Callable[[], None]]:
+        """Each instruction as a request to hand out, or as a function to call."""
+        operations: list[Request | Callable[[], None]] = []
+        last, index, held = last_reads(self.plan.instructions), 0, set[Register]()
+        for position, instruction in enumerate(self.plan.instructions):
+            match instruction:
+                case Evaluate():
+                    operations.append(
+                        Request(
+                            self.values.get(instruction.input),
+                            instruction.time,
+                            instruction.labels,
+                            instruction.step,
+                            index,
+                            instruction.outs,
+                            tuple(held),
+                        )
+                    )  # type: ignore[arg-type]
+                    held.update(instruction.outs)
+                    index += 1
+                case Combine():
+                    dying = tuple(r for r in instruction.inputs if r not in self.values and last[r] == position)
+                    operations.append(self.bind_combine(instruction, dying))
+                    held.difference_update(dying)
+                case Transform():
+                    operations.append(partial(self.transform, instruction))
+                case Boundary():
+                    operations.append(partial(self.boundary, instruction))
+        return operations
+
+    def bind_combine(self, combine: Combine, dying: tuple[Register, ...]) -> Callable[[], None]:
+        """A call bound to buffers and coefficients; the general one where strides differ or gradients flow.
+
+        Args:
+            combine: The instruction.
+            dying: Network outputs that nothing reads afterwards, to be let go.
+
+        """
+        values, fused = self.values, self.check == "fused" and self.device.type == "cpu"
+        noise = [kernels.Noise(self.seed, draw, self.samples) for draw in combine.draws] or None
+        scales = combine.scales or None
+
+        def general() -> None:
+            outs = None if self.differentiable else [values[register] for register in combine.outs]
+            results = kernels.combine(
+                [values[r] for r in combine.inputs], combine.matrix, out=outs, noise=noise, scale=scales
+            )
+            values.update(zip(combine.outs, results, strict=True))
+            if fused and not all(bool(result.isfinite().all()) for result in results):
+                raise not_finite(self, combine)
+            for register in dying:
+                del values[register]
+
+        if self.differentiable:
+            return general
+        changing = tuple(register for register in combine.inputs if register not in values)
+        prepared = kernels.prepare(
+            [values.get(r) for r in combine.inputs],
+            combine.matrix,
+            [values[r] for r in combine.outs],
+            noise=noise,
+            scale=scales,
+        )
+
+        def fast() -> None:
+            if self.irregular and not self.irregular.isdisjoint(changing):
+                return general()
+            status = prepared(*[values[register] for register in changing])
+            if status and fused:
+                raise not_finite(self, combine)
+            for register in dying:
+                del values[register]
+
+        return fast
+
+    # --- the run ------------------------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Request]:
+        return self
+
+    def __next__(self) -> Request:
+        if self.pending is not None:
+            raise PlanError(
+                "executor", got="a request for the next evaluation", expected="supply() for the last one first"
+            )
+        operations, count = self.operations, len(self.operations)
+        while self.position < count:
+            operation = operations[self.position]
+            self.position += 1
+            if isinstance(operation, Request):
+                self.pending = operation
+                if operation.input is None or self.differentiable:
+                    operation.input = self.values[self.plan.evaluations[operation.index].input]
+                return operation
+            operation()
+        self.finish()
+        raise StopIteration
+
+    def supply(self, outputs: Sequence[Tensor]) -> None:
+        """Answer the pending request: one output for each of its branches, of the state's shape, dtype and device."""
+        request = self.pending
+        if request is None:
+            raise PlanError("executor", got="an output", expected="a pending request: iterate first")
+        if len(outputs) != len(request.registers):
+            raise ArgumentError(
+                "outputs", got=f"{len(outputs)} tensors", expected=f"one for each of {request.branches}"
+            )
+        for register, output in zip(request.registers, outputs, strict=True):
+            if output.shape != self.shape or output.dtype is not self.dtype or output.device != self.device:
+                raise mismatch(where(request), output, self)
+            if not self.differentiable:
+                output = self.adopt(output, register, request)
+            self.values[register] = output
+            if self.check == "before" and not bool(output.isfinite().all()):
+                raise not_finite_output(self, request, output)
+        self.pending = None
+
+    def adopt(self, output: Tensor, register: Register, request: Request) -> Tensor:
+        """The output as the run keeps it: without a graph, and not in memory that the run will write to."""
+        if output.requires_grad:
+            output = output.detach()
+        start = request.input.data_ptr()
+        if start <= output.data_ptr() < start + self.extent:  # a network that returns its input, or a view of it
+            output = output.clone()
+        elif request.kept and any(self.values[r].data_ptr() == output.data_ptr() for r in request.kept):
+            raise ArgumentError(
+                where(request),
+                got="an output in the memory of an earlier one that is still needed",
+                expected="a tensor of its own",
+                hint="Clone the output of a compiled or graph-captured network.",
+            )
+        if output.stride() != self.strides:
+            self.irregular.add(register)
+        return output
+
+    def finish(self) -> None:
+        """The iteration is over."""
+        self.result = self.values[self.plan.result]
+        if self.check == "fused" and self.device.type != "cpu" and not bool(self.result.isfinite().all()):
+            raise NotFiniteError(
+                "result",
+                got="NaN or infinity",
+                expected="finite numbers",
+                hint="Run again with check='before' to learn at which step.",
+            )
+
+    def run(self, evaluate: EvaluateFunction, *, checkpoint: bool = False) -> Tensor:
+        """Drive the run with ``evaluate(input, time, branches) -> outputs`` and return the result.
+
+        Args:
+            evaluate: For instance the ``evaluate`` of a bound model.
+            checkpoint: Recompute each evaluation in the backward pass instead of keeping its activations; needs
+                ``differentiable`` and no hooks.
+
+        """
+        if checkpoint:
+            from .checkpoint import run_checkpointed
+
+            return run_checkpointed(self, evaluate)
+        for request in self:
+            self.supply(evaluate(request.input, request.time, request.branches))
+        return self.result
+
+    def transform(self, instruction: Transform) -> None:
+        """Call the user's function."""
+        source = self.values[instruction.input]
+        out = self.transforms[instruction.name](source, instruction.time)
+        if not self.fits(out):
+            raise mismatch(
+                f"transform {instruction.name!r} at step {instruction.step}, t = {instruction.time:.4g}", out, self
+            )
+        if not self.differentiable:
+            out = out.clone() if out.data_ptr() == source.data_ptr() else out
+            (self.irregular.discard if out.stride() == self.strides else self.irregular.add)(instruction.out)
+        self.values[instruction.out] = out
+
+    def boundary(self, instruction: Boundary) -> None:
+        """Show the state to every hook, and take what it returns."""
+        denoised = None if instruction.denoised is None else self.values[instruction.denoised]
+        for hook in self.hooks:
+            state = StepState(
+                instruction.step, self.plan.steps, instruction.time, self.values[instruction.state], denoised
+            )
+            new = hook(state)
+            if new is None:
+                continue
+            if not instruction.replaceable:
+                raise PlanError("hook", got="a new state", expected="None, since it declares replaces_state = False")
+            if not self.fits(new):
+                raise mismatch(f"hook at the end of step {instruction.step}, t = {instruction.time:.4g}", new, self)
+            if self.differentiable:
+                self.values[instruction.state] = new
+            elif new is not state.state:
+                state.state.copy_(new)
+
+    def fits(self, tensor: object) -> bool:
+        """Whether it is a tensor like the state."""
+        return (
+            isinstance(tensor, Tensor)
+            and tensor.shape == self.shape
+            and tensor.dtype is self.dtype
+            and tensor.device == self.device
+        )
+
+
+def check_run(
+    plan: Plan, x0: Tensor, hooks: Sequence[Hook], transforms: Mapping[str, TransformFunction], check: str
+) -> None:
+    """Raise a named error unless these can be run together."""
+    if plan.stage != "optimised":
+        raise PlanError("plan.stage", got=repr(plan.stage), expected="'optimised'", hint="Call plan.optimise().")
+    if check not in ("fused", "before", "off"):
+        raise ArgumentError("check", got=repr(check), expected="'fused', 'before' or 'off'")
+    if not isinstance(x0, Tensor) or not x0.is_floating_point():
+        raise DtypeError("x0", got=getattr(x0, "dtype", type(x0).__name__), expected="a floating-point tensor")
+    if x0.ndim < 1:
+        raise ShapeError("x0", got=list(x0.shape), expected="[B, *D], the batch first")
+    if hooks and not plan.boundaries:
+        raise PlanError(
+            "hooks", got=f"{len(hooks)}", expected="a plan with boundaries", hint="Optimise it with observe=True."
+        )
+    if replaces_state(hooks) and not all(boundary.replaceable for boundary in plan.boundaries):
+        raise PlanError(
+            "hooks",
+            got="one that may replace the state",
+            expected="a plan optimised with replace=True",
+            hint="A hook that only looks declares replaces_state = False.",
+        )
+    missing = {i.name for i in plan.instructions if isinstance(i, Transform)} - transforms.keys()
+    if missing:
+        raise ArgumentError("transforms", got=sorted(transforms), expected=f"functions for {sorted(missing)}")
+
+
+def is_dense(x: Tensor) -> bool:
+    """Whether the elements fill one piece of memory without gaps or overlaps, in whatever order."""
+    expected = 1
+    for stride, size in sorted((stride, size) for stride, size in zip(x.stride(), x.shape, strict=True) if size != 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True

@@ -1,0 +1,5 @@
+"""Exponential solvers in the half log-SNR."""
+
+from .ddim import DDIM
+
+__all__ = ["DDIM"]

@@ -1,0 +1,24 @@
+"""Solvers of the probability-flow ODE in the velocity."""
+
+from .adams import AdamsBashforth, AdamsBashforthMoulton, adams_weights
+from .pseudo_corrector import PseudoCorrector
+from .runge_kutta import RK4, RK38, SSPRK3, Euler, Heun, Kutta3, Midpoint, Ralston, RungeKutta
+from .tableau import Tableau, rooted_trees
+
+__all__ = [
+    "RK4",
+    "RK38",
+    "SSPRK3",
+    "AdamsBashforth",
+    "AdamsBashforthMoulton",
+    "Euler",
+    "Heun",
+    "Kutta3",
+    "Midpoint",
+    "PseudoCorrector",
+    "Ralston",
+    "RungeKutta",
+    "Tableau",
+    "adams_weights",
+    "rooted_trees",
+]

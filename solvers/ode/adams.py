@@ -1,0 +1,103 @@
+"""Adams methods on any grid: weights are integrals of the polynomial through past velocities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...errors import ArgumentError
+from ..plan import StepBuilder
+from ..solver import FixedGridSolver, register
+from .runge_kutta import RK4, Euler, Kutta3, runge_kutta_step, weighted
+
+STARTERS = {2: Euler.tableau, 3: Kutta3.tableau, 4: RK4.tableau}
+SOURCE = "Hairer, Norsett & Wanner 1993, Solving Ordinary Differential Equations I, sections III.1 and III.5"
+
+
+def adams_weights(nodes: Sequence[float], start: float, stop: float) -> tuple[float, ...]:
+    r"""Weights :math:`w_j = \int_{start}^{stop} \ell_j(t)\, dt` of the Lagrange basis on ``nodes``.
+
+    They make the quadrature exact for polynomials of degree below the number of nodes: the moments in
+    :math:`u = (t - start)/(stop - start)` are :math:`\sum_j w_j u_j^k = (stop - start)/(k+1)`.
+
+    Example:
+        >>> [round(12 * w, 12) for w in adams_weights([2.0, 1.0, 0.0], 2.0, 3.0)]
+        [23.0, -16.0, 5.0]
+
+    """
+    h = stop - start
+    u = (np.asarray(nodes, dtype=np.float64) - start) / h
+    powers = np.arange(len(u))
+    weights = np.linalg.solve(u[None, :] ** powers[:, None], 1.0 / (powers + 1.0))
+    return tuple(float(h * w) for w in weights)
+
+
+class AdamsMethod(FixedGridSolver):
+    """Shared by both families: the order, and the Runge-Kutta steps before there is enough history.
+
+    A start of lower order would cap the whole method: one step of order q leaves an error O(h^(q+1)) that never
+    goes away.
+    """
+
+    order: int
+    source = SOURCE
+
+    def __post_init__(self) -> None:
+        if self.order not in STARTERS:
+            raise ArgumentError("order", got=self.order, expected="2, 3 or 4")
+
+    def starting_step(self, s: StepBuilder) -> None:
+        """One Runge-Kutta step, remembering the velocity at its start."""
+        x, v = runge_kutta_step(s, STARTERS[self.order])
+        s.advance(x, remember=v)
+
+
+@register("ab2", order=2)
+@register("ab3", order=3)
+@register("ab4", order=4)
+@dataclass(frozen=True)
+class AdamsBashforth(AdamsMethod):
+    r"""Explicit Adams method of order p: :math:`x' = x + \sum_{j<p} w_j v_{n-j}`, one evaluation a step.
+
+    Uniform grid: (3, -1)/2, (23, -16, 5)/12, (55, -59, 37, -9)/24. The first p - 1 steps are Runge-Kutta steps
+    (Euler for p = 2, whose local error suffices; Kutta's third-order method; the classical method).
+    """
+
+    order: int = 2
+
+    def step(self, s: StepBuilder) -> None:
+        """Extrapolate the velocity over the step."""
+        if s.remembered < self.order - 1:
+            return self.starting_step(s)
+        v = s.velocity(s.x, s.t)
+        past = [v, *(s.history(k) for k in range(1, self.order))]
+        weights = adams_weights(s.grid[s.index - self.order + 1 : s.index + 1][::-1], s.t, s.t_next)
+        s.advance(s.x + weighted(weights, past), remember=v)
+
+
+@register("abm2", order=2)
+@register("abm3", order=3)
+@register("abm4", order=4)
+@dataclass(frozen=True)
+class AdamsBashforthMoulton(AdamsMethod):
+    r"""Adams predictor and corrector of order p in PECE mode, two evaluations a step.
+
+    Predict with the explicit method, evaluate, correct with :math:`x' = x + \sum_{j<p} w_j v_{n+1-j}` whose first
+    node is the new time; the next step evaluates again at the corrected point.
+    """
+
+    order: int = 2
+
+    def step(self, s: StepBuilder) -> None:
+        """Predict, evaluate, correct."""
+        if s.remembered < self.order - 1:
+            return self.starting_step(s)
+        v = s.velocity(s.x, s.t)
+        past = [v, *(s.history(k) for k in range(1, self.order))]
+        nodes = s.grid[s.index - self.order + 1 : s.index + 2][::-1]
+        predicted = s.x + weighted(adams_weights(nodes[1:], s.t, s.t_next), past)
+        ahead = s.velocity(predicted, s.t_next)
+        weights = adams_weights(nodes[:-1], s.t, s.t_next)
+        s.advance(s.x + weighted(weights, [ahead, *past[:-1]]), remember=v)

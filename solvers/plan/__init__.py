@@ -1,0 +1,21 @@
+"""Plans: straight-line sampling programs, from a solver's formulas to assigned buffers."""
+
+from .builder import StepBuilder, denoising_step
+from .cost import Cost
+from .expression import Expression
+from .instructions import Boundary, Combine, Evaluate, Instruction, Register, Transform
+from .plan import Plan
+
+__all__ = [
+    "Boundary",
+    "Combine",
+    "Cost",
+    "Evaluate",
+    "Expression",
+    "Instruction",
+    "Plan",
+    "Register",
+    "StepBuilder",
+    "Transform",
+    "denoising_step",
+]

@@ -1,0 +1,94 @@
+"""The instructions of a sampling program: evaluate the network, combine tensors, transform one, mark a step's end.
+
+A program is in static single assignment form: every register is written once. Registers are small integers; what
+they hold is a tensor of the state's shape.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ...kernels import Draw
+
+Register: TypeAlias = int
+QUANTITIES = ("velocity", "denoised", "noise", "score")
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluate:
+    """Run the network once on register ``input`` at solver time ``time``.
+
+    Before lowering, ``labels`` names the quantity that each output stands for ("velocity", "denoised", "noise",
+    "score"); afterwards each output is the raw network output of one guidance branch ("cond", "null").
+    """
+
+    outs: tuple[Register, ...]
+    labels: tuple[str, ...]
+    input: Register
+    time: float
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Combine:
+    """``outs[o] = sum_k matrix[o][k] * inputs[k] + sum_d scales[o][d] * normal(draws[d])``: one pass over memory."""
+
+    outs: tuple[Register, ...]
+    inputs: tuple[Register, ...]
+    matrix: tuple[tuple[float, ...], ...]
+    draws: tuple[Draw, ...] = ()
+    scales: tuple[tuple[float, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """``out = f(input, time)`` for the function bound to ``name`` when the plan is run; ends a fusion region."""
+
+    out: Register
+    input: Register
+    name: str
+    time: float
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """End of step ``step``: ``state`` is the sample at ``time``, ``denoised`` the step's latest estimate of the data.
+
+    No arithmetic: it is where hooks run. With ``replaceable`` a hook may write a new state, so no combination
+    crosses it.
+    """
+
+    step: int
+    time: float
+    state: Register
+    denoised: Register | None = None
+    replaceable: bool = False
+
+
+Instruction: TypeAlias = Evaluate | Combine | Transform | Boundary
+
+
+def reads(instruction: Instruction) -> tuple[Register, ...]:
+    """Registers that the instruction reads."""
+    match instruction:
+        case Combine():
+            return instruction.inputs
+        case Boundary(denoised=None):
+            return (instruction.state,)
+        case Boundary():
+            return (instruction.state, instruction.denoised)
+        case _:
+            return (instruction.input,)
+
+
+def writes(instruction: Instruction) -> tuple[Register, ...]:
+    """Registers that the instruction defines."""
+    match instruction:
+        case Evaluate() | Combine():
+            return instruction.outs
+        case Transform():
+            return (instruction.out,)
+        case _:
+            return ()

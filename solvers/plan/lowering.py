@@ -1,0 +1,114 @@
+"""From quantities to raw network outputs: predictions, input scaling and guidance become coefficients."""
+
+from __future__ import annotations
+
+from ...errors import PlanError, SingularTimeError
+from ...models import Guidance, Prediction
+from .expression import Expression, combine_of
+from .instructions import Boundary, Evaluate, Instruction, Register, Transform, reads, writes
+from .plan import Plan
+
+
+def lower(plan: Plan, prediction: Prediction, guidance: Guidance | None = None) -> Plan:
+    r"""Rewrite every evaluation over what the network returns.
+
+    Each quantity is affine in the state and the guided output, :math:`q = a x + b \sum_j w_j o_j`, with a and b from
+    the prediction at the evaluation's time and the weights from the guidance at the start of its step (so that all
+    stages of a step agree). The network's input is scaled where the prediction says so. Boundaries get the step's
+    latest clean estimate; one that nobody observes is dropped by the optimiser.
+
+    Args:
+        plan: A plan at stage "quantities".
+        prediction: What the network returns, on the plan's own interpolant.
+        guidance: Weights of the branches "cond" and "null"; without it there is one branch, "cond".
+
+    Returns:
+        A plan at stage "outputs".
+
+    Raises:
+        PlanError: The plan is at another stage, or the prediction is on another interpolant.
+        SingularTimeError: A quantity is not determined by this prediction at one of the plan's times.
+
+    """
+    if plan.stage != "quantities":
+        raise PlanError("plan.stage", got=repr(plan.stage), expected="'quantities' (a plan is lowered once)")
+    if prediction.interpolant != plan.interpolant:
+        raise PlanError("prediction.interpolant", got=prediction.interpolant, expected=plan.interpolant)
+    return Lowering(plan, prediction, guidance).run()
+
+
+class Lowering:
+    """One traversal of the program."""
+
+    def __init__(self, plan: Plan, prediction: Prediction, guidance: Guidance | None) -> None:
+        self.plan, self.prediction, self.guidance = plan, prediction, guidance
+        self.instructions: list[Instruction] = []
+        self.registers = 1 + max((r for i in plan.instructions for r in (*reads(i), *writes(i))), default=0)
+        self.latest: tuple[int, Register, float, Expression] | None = None
+        self.transformed: tuple[int, Register] | None = None
+
+    def run(self) -> Plan:
+        """The lowered plan."""
+        for instruction in self.plan.instructions:
+            match instruction:
+                case Evaluate():
+                    self.evaluate(instruction)
+                case Boundary():
+                    self.boundary(instruction)
+                case Transform():
+                    self.transformed = (instruction.step, instruction.out)
+                    self.instructions.append(instruction)
+                case _:
+                    self.instructions.append(instruction)
+        return self.plan.replace(instructions=tuple(self.instructions), stage="outputs")
+
+    def new(self) -> Register:
+        """A register that the program does not use yet."""
+        self.registers += 1
+        return self.registers - 1
+
+    def define(self, value: Expression) -> Register:
+        """A register that holds ``value``."""
+        out = self.new()
+        self.instructions.append(combine_of([out], [value]))
+        return out
+
+    def evaluate(self, evaluation: Evaluate) -> None:
+        """One call of the network, then each quantity as a combination of the state and its outputs."""
+        weights = self.branch_weights(self.plan.grid[evaluation.step])
+        raw = {branch: self.new() for branch in weights}
+        scale = self.prediction.input_scale(evaluation.time)
+        state = Expression.register(evaluation.input)
+        source = evaluation.input if scale == 1 else self.define(scale * state)
+        self.instructions.append(Evaluate(tuple(raw.values()), tuple(raw), source, evaluation.time, evaluation.step))
+        output = sum((weights[branch] * Expression.register(raw[branch]) for branch in raw), Expression({}))
+        self.latest = (evaluation.step, evaluation.input, evaluation.time, output)
+        for out, quantity in zip(evaluation.outs, evaluation.labels, strict=True):
+            self.instructions.append(combine_of([out], [self.quantity(quantity, evaluation.time, state, output)]))
+
+    def quantity(self, name: str, time: float, state: Expression, output: Expression) -> Expression:
+        """The named quantity over the state and the guided output."""
+        affine = self.prediction.quantity(name, time)
+        return affine.x * state + affine.output * output
+
+    def branch_weights(self, time: float) -> dict[str, float]:
+        """Branches that are evaluated at this time, with their weights, which sum to one."""
+        return {"cond": 1.0} if self.guidance is None else self.guidance.weights_at(time, self.plan.interpolant)
+
+    def boundary(self, boundary: Boundary) -> None:
+        """Add the clean estimate of the step's last evaluation."""
+        self.instructions.append(
+            Boundary(boundary.step, boundary.time, boundary.state, self.denoised(boundary.step), boundary.replaceable)
+        )
+
+    def denoised(self, step: int) -> Register | None:
+        """The latest clean estimate of the step, if it has an evaluation and the network determines it there."""
+        if self.transformed is not None and self.transformed[0] == step:
+            return self.transformed[1]
+        if self.latest is None or self.latest[0] != step:
+            return None
+        _, source, time, output = self.latest
+        try:
+            return self.define(self.quantity("denoised", time, Expression.register(source), output))
+        except SingularTimeError:
+            return None

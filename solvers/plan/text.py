@@ -1,0 +1,119 @@
+"""A plan as text: a listing to read and JSON to ship."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from ...errors import ArgumentError, PlanError
+from ...kernels import Draw
+from ...models import interpolant_from_config
+from .expression import expressions
+from .instructions import Boundary, Combine, Evaluate, Instruction, Register, Transform
+from .plan import Plan
+
+FORMAT = "pushforward-plan/1"
+KINDS = {kind.__name__.lower(): kind for kind in (Evaluate, Combine, Transform, Boundary)}
+
+
+def listing(plan: Plan) -> str:
+    """The program, one instruction a line, grouped by steps, with the cost of one element below."""
+    lines = [
+        f"{plan.solver}: {plan.steps} steps from t = {plan.grid[0]:.6g} to {plan.grid[-1]:.6g} "
+        f"on {plan.interpolant.name}, stage {plan.stage}"
+    ]
+    lines += [f"  note: {note}" for note in plan.notes]
+    buffers = dict(plan.buffers)
+
+    def name(register: Register) -> str:
+        return f"b{buffers[register]}" if register in buffers else f"r{register}"
+
+    lines += [f"  {line(instruction, name)}" for instruction in plan.instructions]
+    lines += [f"  result {name(plan.result)}", f"cost: {plan.cost()}"]
+    return "\n".join(lines)
+
+
+def line(instruction: Instruction, name: Any) -> str:
+    """One instruction as text."""
+    match instruction:
+        case Evaluate():
+            outs = ", ".join(
+                f"{name(r)}: {label}" for r, label in zip(instruction.outs, instruction.labels, strict=True)
+            )
+            return f"{outs} = network({name(instruction.input)}, t = {instruction.time:.6g})"
+        case Transform():
+            return (
+                f"{name(instruction.out)} = {instruction.name}({name(instruction.input)}, t = {instruction.time:.6g})"
+            )
+        case Boundary():
+            denoised = "" if instruction.denoised is None else f", denoised {name(instruction.denoised)}"
+            end = f"-- step {instruction.step} ends at t = {instruction.time:.6g}"
+            return f"{end}: state {name(instruction.state)}{denoised}"
+        case Combine():
+            outs = ", ".join(name(register) for register in instruction.outs)
+            values = (" ".join(terms(value.terms.items(), name)) or "0" for value in expressions(instruction))
+            return f"{outs} = {', '.join(values)}"
+
+
+def terms(pairs: Iterable[tuple[Register | Draw, float]], name: Any) -> Iterable[str]:
+    """Each weighted atom with its sign."""
+    for position, (atom, weight) in enumerate(pairs):
+        sign = "-" if weight < 0 else "+" if position else ""
+        text = name(atom) if isinstance(atom, int) else f"normal{tuple(atom)}"
+        yield f"{sign} {abs(weight):.6g} {text}".strip()
+
+
+def to_json(plan: Plan, *, indent: int | None = None) -> str:
+    """Every field; floats as ``repr`` writes them, so that reading gives the same bits."""
+    fields: dict[str, Any] = {
+        "format": FORMAT,
+        "solver": plan.solver,
+        "interpolant": plan.interpolant.to_config(),
+        "grid": plan.grid,
+        "instructions": [record(instruction) for instruction in plan.instructions],
+        "start": plan.start,
+        "result": plan.result,
+        "stage": plan.stage,
+        "buffers": plan.buffers,
+        "notes": plan.notes,
+        "sources": plan.sources,
+    }
+    return json.dumps(fields, indent=indent, allow_nan=False)
+
+
+def record(instruction: Instruction) -> dict[str, Any]:
+    """An instruction's fields under its kind."""
+    fields = {slot: getattr(instruction, slot) for slot in type(instruction).__slots__}
+    if isinstance(instruction, Combine):
+        fields["draws"] = [tuple(draw) for draw in instruction.draws]
+    return {"kind": type(instruction).__name__.lower(), **fields}
+
+
+def from_json(text: str) -> Plan:
+    """Inverse of :func:`to_json`."""
+    try:
+        fields = json.loads(text)
+        if fields.pop("format") != FORMAT:
+            raise PlanError("plan", got="another format", expected=FORMAT)
+        fields["interpolant"] = interpolant_from_config(fields["interpolant"])
+        fields["instructions"] = tuple(instruction(record) for record in fields["instructions"])
+        return Plan(**{name: frozen(value) for name, value in fields.items()})
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise PlanError("plan", got=f"JSON that does not describe a plan ({error})", expected=FORMAT) from error
+    except ArgumentError as error:
+        raise error if isinstance(error, PlanError) else PlanError("plan", got=str(error), expected=FORMAT) from error
+
+
+def instruction(record: dict[str, Any]) -> Instruction:
+    """Inverse of :func:`record`."""
+    fields = {name: frozen(value) for name, value in record.items()}
+    kind = KINDS[fields.pop("kind")]
+    if kind is Combine:
+        fields["draws"] = tuple(Draw(*draw) for draw in fields["draws"])
+    return kind(**fields)
+
+
+def frozen(value: Any) -> Any:
+    """Lists as tuples, all the way down."""
+    return tuple(frozen(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import linear_response
+import pytest
+from mutation import SCALAR, variance_errors
+from problems import measured_order
+from pushforward.solvers import Diffusion, FixedGridSolver
+
+from pushforward import models, solvers
+
+FORMS = ["constant", "sigma", "linear", "square", "decreasing", "increasing_decreasing", "reversal"]
+STOCHASTIC = [
+    *(solvers.solver(name, diffusion=form) for name in ("euler_maruyama", "stochastic_heun") for form in FORMS),
+    *(solvers.solver("ddim", eta=eta) for eta in (0.5, 1.0)),
+]
+STEPS = (128, 256, 512)
+
+
+@pytest.mark.parametrize("solver", STOCHASTIC, ids=str)
+def test_weak_order_by_exact_variance(solver: FixedGridSolver) -> None:
+    assert abs(measured_order(variance_errors(solver, STEPS)) - solver.order) < 0.1
+
+
+@pytest.mark.parametrize("solver", STOCHASTIC, ids=str)
+def test_mean_is_transported_exactly_on_the_linear_interpolant(solver: FixedGridSolver) -> None:
+    """The mean trajectory is a straight line, along which the noise estimate is constant."""
+    grid = [0.1 + 0.8 * i / 40 for i in range(41)]
+    mean, _ = linear_response.response(solvers.plan(solver, grid).lower(SCALAR.model().prediction), SCALAR)
+    assert abs(mean - linear_response.marginal(SCALAR, 0.9)[0]) < 1e-13
+
+
+@pytest.mark.parametrize("solver", STOCHASTIC, ids=str)
+def test_weak_order_backwards(solver: FixedGridSolver) -> None:
+    """From data to noise the same SDE, reversed, has the same marginals."""
+    errors = []
+    for n in STEPS:
+        grid = [0.9 - 0.8 * i / n for i in range(n + 1)]
+        plan = solvers.plan(solver, grid).lower(SCALAR.model().prediction)
+        variance = linear_response.response(plan, SCALAR)[1]
+        errors.append(abs(variance - linear_response.marginal(SCALAR, 0.1)[1]))
+    assert abs(measured_order(errors) - solver.order) < 0.1
+
+
+@pytest.mark.parametrize("path", [models.VPLinear(), models.Trigonometric(), models.VE(), models.EDM()], ids=str)
+def test_ddim_with_full_noise_is_the_ancestral_step(path: models.Interpolant) -> None:
+    """Posterior of the Markov noising process: mean alpha' D + sigma' e^-h n, variance sigma'^2 (1 - e^-2h)."""
+    t, t_next = 0.4, 0.5
+    plan = solvers.plan(solvers.solver("ddim", eta=1.0), [t, t_next], path)
+    (combine,) = [i for i in plan.instructions if hasattr(i, "matrix")]
+    decay = (path.alpha(t) / path.sigma(t)) / (path.alpha(t_next) / path.sigma(t_next))
+    weights = dict(zip(combine.inputs, combine.matrix[0], strict=True))
+    labels = dict(zip(plan.evaluations[0].outs, plan.evaluations[0].labels, strict=True))
+    by_label = {labels[register]: weight for register, weight in weights.items()}
+    assert by_label["denoised"] == pytest.approx(path.alpha(t_next), rel=1e-14)
+    assert by_label["noise"] == pytest.approx(path.sigma(t_next) * decay, rel=1e-12)
+    assert combine.scales[0][0] ** 2 == pytest.approx(path.sigma(t_next) ** 2 * (1 - decay**2), rel=1e-12)
+
+
+def test_variance_errors_equal_those_of_an_independent_recursion() -> None:
+    """N(1.5, 0.25), 320 uniform steps on [0, 0.9], noise amplitude 3 (1 - t)^2; figures of an independent recursion."""
+    oracle = models.GaussianOracle([1.5], [[0.25]])
+    grid = [0.9 * i / 320 for i in range(321)]
+    for name, error in (("euler_maruyama", 1.30e-4), ("stochastic_heun", 1.96e-6)):
+        solver = solvers.solver(name, diffusion=Diffusion("square", scale=4.5))
+        plan = solvers.plan(solver, grid).lower(oracle.model().prediction)
+        mean, variance = linear_response.response(plan, oracle)
+        assert abs(mean - 1.35) < 1e-12
+        assert abs(variance - 0.2125) == pytest.approx(error, rel=0.05)

@@ -1,0 +1,119 @@
+"""Plant an error in each coefficient of a solver's step, one at a time, and ask whether its tests notice.
+
+A mutant multiplies one weight of one combination by 1.05 in every regular step, as a wrong digit in the source would.
+Run ``python tests/support/mutation.py`` for a report over all registered solvers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import linear_response
+from problems import START, STEPS, STOP, gaussian_flow, measured_order, mixture_flow
+from pushforward.models import GaussianOracle, Linear
+from pushforward.solvers import FixedGridSolver, StepBuilder
+from pushforward.solvers.plan import Combine
+
+from pushforward import solvers
+
+FACTOR = 1.05
+SCALAR = GaussianOracle([0.7], [[0.09]])
+
+
+@dataclass(frozen=True)
+class Place:
+    """A coefficient: which combination of the step, which output, which input or draw."""
+
+    combination: int
+    output: int
+    term: int
+
+
+@dataclass(frozen=True)
+class Mutant(FixedGridSolver):
+    """The solver with one coefficient changed in every step whose combinations have that place."""
+
+    original: FixedGridSolver
+    place: Place
+    factor: float = FACTOR
+
+    @property
+    def order(self) -> int:  # type: ignore[override]
+        return self.original.order
+
+    source = "mutation"
+
+    def step(self, s: StepBuilder) -> None:
+        before = len(s.instructions)
+        self.original.step(s)
+        positions = [i for i in range(before, len(s.instructions)) if isinstance(s.instructions[i], Combine)]
+        if s.index >= regular_step(self.original) and self.place.combination < len(positions):
+            position = positions[self.place.combination]
+            s.instructions[position] = changed(s.instructions[position], self.place, self.factor)
+
+
+def changed(combine: Combine, place: Place, factor: float) -> Combine:
+    """The combination with one weight multiplied."""
+    rows = [list(row) for row in combine.matrix]
+    scales = [list(row) for row in combine.scales]
+    inputs = len(combine.inputs)
+    target, term = (rows, place.term) if place.term < inputs else (scales, place.term - inputs)
+    target[place.output][term] *= factor
+    return dataclasses.replace(combine, matrix=tuple(map(tuple, rows)), scales=tuple(map(tuple, scales)))
+
+
+def regular_step(solver: FixedGridSolver) -> int:
+    """The first step after the method has started: multistep methods begin with another one."""
+    return getattr(solver, "order", 1) - 1 if hasattr(solver, "starting_step") else min(1, solver.order - 1)
+
+
+def places(solver: FixedGridSolver) -> Iterator[Place]:
+    """Every coefficient of a regular step."""
+    builder = StepBuilder(Linear(), [0.1 * i for i in range(1, 9)], SCALAR.model().prediction, None)
+    for _ in range(regular_step(solver) + 1):
+        solver.step(builder)
+        builder.next_step()
+    before = len(builder.instructions)
+    solver.step(builder)
+    combinations = [i for i in builder.instructions[before:] if isinstance(i, Combine)]
+    for index, combine in enumerate(combinations):
+        terms = len(combine.inputs) + len(combine.draws)
+        yield from (Place(index, o, k) for o, k in itertools.product(range(len(combine.outs)), range(terms)))
+
+
+def shows_its_order(solver: FixedGridSolver, steps: tuple[int, ...] | None = None, tolerance: float = 0.05) -> bool:
+    """The verdict of the order tests: on both problems, or by exact variance for stochastic solvers."""
+    steps = steps or tuple(n // 2 for n in STEPS[solver.order])
+    if getattr(solver, "original", solver).stochastic:
+        return abs(measured_order(variance_errors(solver, steps)) - solver.order) < 2 * tolerance
+    orders = (measured_order([p.error(solver, n) for n in steps]) for p in (gaussian_flow(), mixture_flow()))
+    return all(abs(order - solver.order) < tolerance for order in orders)
+
+
+def variance_errors(solver: FixedGridSolver, steps: tuple[int, ...], oracle: GaussianOracle = SCALAR) -> list[float]:
+    """Error of the output variance on scalar Gaussian data, exactly."""
+    errors = []
+    for n in steps:
+        grid = [START + (STOP - START) * i / n for i in range(n + 1)]
+        plan = solvers.plan(solver, grid, oracle.interpolant).lower(oracle.model().prediction)
+        errors.append(abs(linear_response.response(plan, oracle)[1] - linear_response.marginal(oracle, grid[-1])[1]))
+    return errors
+
+
+def survivors(solver: FixedGridSolver) -> list[Place]:
+    """Planted errors that no test notices; there must be none."""
+    return [place for place in places(solver) if shows_its_order(Mutant(solver, place))]
+
+
+def main() -> None:
+    """Report for each solver how many planted errors were noticed."""
+    for name, solver in solvers.solvers():
+        planted, alive = list(places(solver)), survivors(solver)
+        print(f"{name:18} {len(planted) - len(alive):2} of {len(planted):2} planted errors noticed", *alive)
+
+
+if __name__ == "__main__":
+    main()

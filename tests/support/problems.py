@@ -1,0 +1,100 @@
+"""Problems with known answers, and the order of convergence that a solver shows on them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import numpy as np
+import torch
+from pushforward.models import GaussianOracle, Interpolant, Linear, MixtureOracle, reference_mixture
+from scipy.integrate import solve_ivp
+
+from pushforward import solvers
+
+START, STOP = 0.1, 0.9
+LINEAR = Linear()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A flow from ``START`` to ``STOP`` with a reference solution at the end.
+
+    The fixed starts lie where the flow really goes: exact samples of its marginal at ``START``.
+    """
+
+    name: str
+    oracle: GaussianOracle | MixtureOracle
+    samples: int = 8
+
+    @cached_property
+    def start(self) -> torch.Tensor:
+        return self.oracle.sample(self.samples, seed=11, t=START)
+
+    @cached_property
+    def exact(self) -> torch.Tensor:
+        if isinstance(self.oracle, GaussianOracle):
+            return self.oracle.flow_map(self.start, START, STOP)
+        return reference_solution(self.oracle, self.start, START, STOP)
+
+    @property
+    def rounding(self) -> float:
+        """Size of float64 rounding of the answer."""
+        return torch.finfo(torch.float64).eps * self.exact.abs().max().item()
+
+    def error(self, solver: solvers.FixedGridSolver, steps: int, warp: float = 0.0) -> float:
+        """RMS error at the end on a uniform grid, or on a smooth non-uniform one."""
+        return rms(self.solve(solver, steps, warp) - self.exact)
+
+    def solve(self, solver: solvers.FixedGridSolver, steps: int, warp: float = 0.0) -> torch.Tensor:
+        """The solver's answer."""
+        grid = [START + (STOP - START) * warped(i / steps, warp) for i in range(steps + 1)]
+        model = self.oracle.model()
+        plan = solvers.plan(solver, grid, self.oracle.interpolant).lower(model.prediction).optimise()
+        return solvers.Executor(plan, self.start).run(model.bind().evaluate)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def warped(u: float, amount: float) -> float:
+    """A smooth strictly increasing map of [0, 1] onto itself for ``amount`` below 1 / (2 pi)."""
+    return u + amount * math.sin(2 * math.pi * u)
+
+
+def rms(difference: torch.Tensor) -> float:
+    """Root of the mean square."""
+    return difference.square().mean().sqrt().item()
+
+
+def reference_solution(oracle: MixtureOracle, start: torch.Tensor, t0: float, t1: float) -> torch.Tensor:
+    """DOP853 at rtol 1e-12 from each start."""
+
+    def field(t: float, flat: np.ndarray) -> np.ndarray:
+        return oracle.velocity(torch.from_numpy(flat).reshape(start.shape), t).numpy().ravel()
+
+    solution = solve_ivp(field, (t0, t1), start.numpy().ravel(), method="DOP853", rtol=1e-12, atol=1e-13)
+    return torch.from_numpy(solution.y[:, -1].copy()).reshape(start.shape)
+
+
+@cache
+def gaussian_flow(interpolant: Interpolant = LINEAR) -> Problem:
+    """Anisotropic Gaussian data in the plane: linear and symmetric, so it flatters."""
+    return Problem("gaussian", GaussianOracle([0.7, -0.4], [[0.09, 0.03], [0.03, 0.2]], interpolant))
+
+
+@cache
+def mixture_flow(interpolant: Interpolant = LINEAR) -> Problem:
+    """Three modes in the plane: nonlinear, not symmetric."""
+    return Problem("mixture", reference_mixture(interpolant))
+
+
+# Coarser for higher orders, so that errors stay far above rounding; the finest of them must be asymptotic.
+STEPS = {1: (128, 256, 512), 2: (128, 256, 512), 3: (96, 192, 384), 4: (64, 128, 256)}
+
+
+def measured_order(errors: list[float]) -> float:
+    """Slope of the error, extrapolated: p(h) = p + c h + O(h^2), so 2 p(h/2) - p(h) removes c h."""
+    coarse, fine = math.log2(errors[0] / errors[1]), math.log2(errors[1] / errors[2])
+    return 2 * fine - coarse
