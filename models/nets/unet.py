@@ -26,7 +26,7 @@ class TimeEmbedding(nn.Module):
     """
 
     def __init__(self, width: int, frequencies: int = 32) -> None:
-        """Builds the perceptron; the frequencies are computed at each call, because `.to(dtype)` would round a buffer."""
+        """Builds the perceptron; frequencies are computed at each call, as `.to(dtype)` would round a buffer."""
         super().__init__()
         self.frequencies = frequencies
         self.mlp = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width))
@@ -171,6 +171,8 @@ class DigitUNet(nn.Module):
             ArgumentError: A label on the CPU is outside 0..K.
         """
         self._check(x, t, label)
+        if not len(x):  # pixel_unshuffle returns an empty tensor unfolded (torch 2.13)
+            return x.clone()
         e = F.silu(self.time(t) + self.label(label))
         a = self.down1(self.enter(F.pixel_unshuffle(x, 2)), e)
         b = self.down2(self.shrink(a), e)
