@@ -1,4 +1,6 @@
-"""Measures the bundled models and writes the numbers into their cards: `python -m pushforward.models.training.evaluate`.
+"""Measures the bundled models and writes the numbers into their cards.
+
+Run it as `python -m pushforward.models.training.evaluate`.
 
 The judge is classifier B, which no training or selection of a velocity has seen; distances are measured against
 held-out digits, and beside each stands what real data attains.

@@ -14,7 +14,7 @@ import safetensors
 import torch
 from safetensors.torch import load_file, save
 
-from ..bundled.loader import WEIGHTS
+from ..bundled.loader import ARCHITECTURES, WEIGHTS
 from .digits import LICENCE, SPLIT_SEED, TRAIN_PER_CLASS
 
 PURPOSE = {
@@ -61,12 +61,31 @@ def pack(run: Path, target: Path) -> dict[str, Any]:
         "versions": record["versions"] | {"safetensors": safetensors.__version__},
         "metrics": record.get("metrics", {}),
         "stored_dtype": "float16",
+        "rounding_error": rounding_error(recipe, run / f"{name}.safetensors"),
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     target.mkdir(parents=True, exist_ok=True)
     (target / f"{name}.safetensors").write_bytes(content)
     write_card(card, target)
     return card
+
+
+@torch.no_grad()
+def rounding_error(recipe: dict[str, Any], path: Path) -> float:
+    """What storing float16 costs: relative change of the output, in norm, on 200 inputs x_t around no digit at all.
+
+    Args:
+        recipe: Architecture and arguments, as the run's record has them.
+        path: The float32 weights.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x, t = torch.randn(200, 1, 28, 28, generator=generator), torch.rand(200, generator=generator)
+    inputs = (x, t, torch.arange(200) % 11) if recipe["architecture"] == "DigitUNet" else (x.clamp(-1, 1),)
+    net = ARCHITECTURES[recipe["architecture"]](**recipe["arguments"]).eval()
+    net.load_state_dict(load_file(path))
+    exact = net(*inputs)
+    net.load_state_dict({key: value.half().float() for key, value in net.state_dict().items()})
+    return float(f"{((net(*inputs) - exact).norm() / exact.norm()).item():.3g}")
 
 
 def write_card(card: dict[str, Any], folder: Path) -> None:
@@ -97,5 +116,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_grad_enabled(False)
     main()
