@@ -1,8 +1,6 @@
 """pushforward.models: what a network says about a path from noise to data, and networks that say it."""
 
-if (
-    __name__ == "models"
-):  # on sys.path by accident (a checkout as working directory): look like an unrelated, empty module
+if __name__ == "models":  # on sys.path by accident: look like an unrelated, empty module
     __version__ = "0"
 else:
     from .adapter import Model as Model
@@ -16,6 +14,7 @@ else:
     from .clocks import ReverseClock as ReverseClock
     from .clocks import TimeClock as TimeClock
     from .clocks import clock as clock
+    from .diffusers import from_diffusers as from_diffusers
     from .discrete import DiscreteDDPM as DiscreteDDPM
     from .guidance import Guidance as Guidance
     from .interpolants import Coefficients as Coefficients
@@ -30,6 +29,10 @@ else:
     from .kinds import ScorePrediction as ScorePrediction
     from .kinds import VelocityPrediction as VelocityPrediction
     from .kinds import VPrediction as VPrediction
+    from .oracles import GaussianOracle as GaussianOracle
+    from .oracles import MixtureOracle as MixtureOracle
+    from .oracles import Oracle as Oracle
+    from .oracles import reference_mixture as reference_mixture
     from .predictions import Affine as Affine
     from .predictions import OnPath as OnPath
     from .predictions import Prediction as Prediction

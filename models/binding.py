@@ -151,10 +151,10 @@ class BoundModel:
         def place(path: str, leaf: Any) -> Any:
             if not isinstance(leaf, Tensor):
                 return leaf
+            if leaf.ndim == 0 or root(path) in model.shared:  # position ids: 257 is 256 in bfloat16, so no cast
+                return leaf.to(device=device)
             dtype = model.dtype if leaf.is_floating_point() and model.dtype is not None else leaf.dtype
             leaf = leaf.to(device=device, dtype=dtype)
-            if leaf.ndim == 0 or root(path) in model.shared:
-                return leaf
             if leaf.shape[0] not in (1, rows):
                 hint = f"Name it in shared= if it has no batch dimension (shape {list(leaf.shape)})"
                 got, expected = f"a batch of {leaf.shape[0]}", f"{rows} rows, as the state, or 1"
