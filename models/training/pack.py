@@ -72,7 +72,7 @@ def pack(run: Path, target: Path) -> dict[str, Any]:
 
 @torch.no_grad()
 def rounding_error(recipe: dict[str, Any], path: Path) -> float:
-    """What storing float16 costs: relative change of the output, in norm, on 200 inputs x_t around no digit at all.
+    """What storing float16 costs: relative change of the output, in norm, on 200 inputs of pure noise.
 
     Args:
         recipe: Architecture and arguments, as the run's record has them.
