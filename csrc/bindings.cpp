@@ -5,72 +5,17 @@
 
 #include "cpu/layout.hpp"
 #include "cpu/parallel.hpp"
+#include "eager.hpp"
 
 namespace py = pybind11;
 
 namespace pushforward {
 namespace {
 
-// torch.get_num_threads, set at import. Never released: the interpreter may be gone before the module.
-PyObject* count_threads = nullptr;
-PyObject* data_ptr_name = nullptr;
-
-int allowed_threads() {
-  if (!count_threads) return 1;
-  PyObject* number = PyObject_CallNoArgs(count_threads);
-  if (!number) throw py::error_already_set();
-  const long threads = PyLong_AsLong(number);
-  Py_DECREF(number);
-  return int(threads);
-}
-
 char* as_address(PyObject* number) {
   void* address = PyLong_AsVoidPtr(number);
   if (!address && PyErr_Occurred()) throw py::error_already_set();
   return static_cast<char*>(address);
-}
-
-char* address_of(PyObject* tensor) {
-  PyObject* number = PyObject_CallMethodNoArgs(tensor, data_ptr_name);
-  if (!number) throw py::error_already_set();
-  char* address = static_cast<char*>(PyLong_AsVoidPtr(number));
-  Py_DECREF(number);
-  return address;
-}
-
-double as_double(PyObject* number) {
-  const double value = PyFloat_AsDouble(number);
-  if (value == -1.0 && PyErr_Occurred()) throw py::error_already_set();
-  return value;
-}
-
-// Above this many bytes, outputs are written past the caches: about where the operands of a pass outgrow them.
-constexpr int64_t past_cache_bytes = int64_t(32) << 20;
-
-// An output that is also an input was just read, and its lines are there to be written; all others, if large, go past
-// the caches. Two tensors that overlap otherwise are a mistake.
-void settle_outputs(Job& job) {
-  const int64_t bytes = job.size() * element_size(job.dtype);
-  const bool large = bytes * (job.inputs + job.outputs) > past_cache_bytes;
-  for (int o = 0; o < job.outputs; ++o) {
-    const Operand& out = job.out[o];
-    bool apart = true;
-    for (int k = 0; k < job.inputs && out.contiguous; ++k) {
-      const Operand& in = job.in[k];
-      if (!in.contiguous || in.address + bytes <= out.address || out.address + bytes <= in.address) continue;
-      if (in.address != out.address) throw py::value_error("an output partly overlaps an input");
-      apart = false;
-    }
-    job.past_cache[o] = large && apart && out.contiguous;
-  }
-}
-
-int run_job(const Job& job) {
-  // Releasing the interpreter costs a fraction of a microsecond: not for the smallest.
-  if (job.size() < 32768) return run_parallel(job, 1);
-  const int threads = allowed_threads();
-  py::gil_scoped_release release;
-  return run_parallel(job, threads);
 }
 
 // A combination bound to coefficients and buffers; called with the tensors that change.
@@ -132,7 +77,7 @@ class Combination {
     Job job = job_;  // the call may release the interpreter, and another thread may call meanwhile
     for (int i = 0; i < missing_count_; ++i) job.in[missing_[i]].address = address_of(tensors[i].ptr());
     if (job.size() == 0) return 0;
-    settle_outputs(job);
+    if (!settle_outputs(job)) throw py::value_error("an output partly overlaps another tensor");
     return run_job(job);
   }
 
@@ -162,44 +107,18 @@ class Combination {
   py::object keep_;
 };
 
-// One output, contiguous tensors, no noise: the shortest way from an eager call to the loop.
-int combine_flat(int dtype, int64_t size, const py::tuple& inputs, const py::sequence& weights, uintptr_t out) {
-  Job job;
-  double numbers[max_inputs];
-  job.dtype = Dtype(dtype);
-  job.inputs = int(inputs.size());
-  job.outputs = 1;
-  job.draws = 0;
-  job.rows = 1;
-  job.row_size = size;
-  for (int k = 0; k < job.inputs; ++k) {
-    job.in[k].address = as_address(PyTuple_GET_ITEM(inputs.ptr(), k));
-    job.in[k].contiguous = true;
-    numbers[k] = as_double(py::object(weights[k]).ptr());
-  }
-  job.out[0].address = reinterpret_cast<char*>(out);
-  job.out[0].contiguous = true;
-  job.weights = job.scales = numbers;
-  job.weights_step = job.scales_step = 0;
-  if (size == 0) return 0;
-  settle_outputs(job);
-  return run_job(job);
-}
-
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
   module.doc() = "Compiled kernels of pushforward; use pushforward.kernels.";
-  data_ptr_name = PyUnicode_InternFromString("data_ptr");
-
   py::class_<Combination>(module, "Combination")
       .def(py::init<int, const std::vector<int64_t>&, const py::sequence&, const py::sequence&, const py::object&,
                     const py::object&, const py::sequence&, const py::object&, py::object>(),
            py::arg("dtype"), py::arg("shape"), py::arg("inputs"), py::arg("outputs"), py::arg("strides"),
            py::arg("weights"), py::arg("noises"), py::arg("scales"), py::arg("keep"))
       .def("__call__", &Combination::call);
-  module.def("combine_flat", &combine_flat);
-  module.def("set_thread_count", [](py::object function) { count_threads = function.release().ptr(); });
+  module.def("combine_eager", &combine_eager);
+  module.def("set_torch", &set_torch);
   module.def("instruction_sets", &instruction_sets);
   module.def("instruction_set", &instruction_set);
   module.def("use_instruction_set", &use_instruction_set);

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ..errors import ArgumentError, ShapeError
 from . import arguments, ops
-from .arguments import Terms, Weights
-from .dispatch import device_type, implementation
+from .arguments import Weights
+from .dispatch import device_type, implementation, short_way
 from .noise import Draw, Noise
 
 _is_compiling = torch.compiler.is_compiling
 _grad_enabled = torch.is_grad_enabled
+_modes = torch._C._len_torch_dispatch_stack  # a mode (fake tensors, tracing, counting) wants to see an operator
 
 
 def combine(
@@ -37,10 +38,11 @@ def combine(
     backends. A zero weight still multiplies: 0 * NaN is NaN.
 
     Args:
-        inputs: 0 to 16 tensors of one dtype (float32, float64, bfloat16, float16), device and shape [B, *D], any strides.
+        inputs: At most 16 tensors of one dtype (float32, float64, bfloat16, float16), device and shape [B, *D]; any
+            strides.
         weights: K numbers for one output; O rows of K numbers for several (at most 4). Where samples differ, a float64
             CPU tensor [B, K] or [B, O, K].
-        out: Where to write, one tensor for each output; may coincide with inputs. Allocated like ``inputs[0]`` by default.
+        out: Where to write, one tensor for each output; may coincide with inputs. By default new, like ``inputs[0]``.
         noise: Key of the normals `z` (at most 4 of them); see `Noise`. They are never written to memory.
         scale: Their scales: [O][D] numbers, where O is left out with one row of weights, and D with one `Noise` that is
             not in a list. Where samples differ, a float64 CPU tensor with B in front.
@@ -51,7 +53,7 @@ def combine(
 
     Raises:
         ShapeError, DtypeError, DeviceError: Tensors that differ, or coefficients that do not fit; says which and how.
-        ArgumentError: Too many tensors; an output that partly overlaps another tensor; ``out`` where a gradient is needed.
+        ArgumentError: Too many tensors; an output that partly overlaps another tensor; ``out`` under autograd.
 
     Example:
         >>> x, v = torch.ones(1, 3), torch.full((1, 3), 2.0)
@@ -65,20 +67,24 @@ def combine(
         >>> torch.equal(noisy, x + 2 * normal((1, 3), seed=7, draw=key.draw))
         True
     """
+    tracing = _is_compiling() or _modes() > 0
+    if noise is None and scale is None and status is None and not tracing and (short := short_way("combine_eager")):
+        result = short(inputs, weights, out)
+        if result is not None:
+            return result
     if len(inputs) == 0:
         if out is None:
             raise ArgumentError("inputs", got="none", expected="at least one tensor, or out")
         like, like_name = (out if isinstance(out, Tensor) else out[0]), "out[0]"
     else:
         like, like_name = inputs[0], "inputs[0]"
-    compiling = _is_compiling()
     parts = arguments.terms(len(inputs), weights, noise, scale, like.shape)
     arguments.check_dtype(like_name, like)
     arguments.check_same("inputs", inputs, like, like_name)
     if status is not None:
         arguments.check_status(status)
     if out is None:
-        if compiling or _needs_operator(inputs):
+        if tracing or _needs_operator(inputs):
             outs = ops.combine(inputs, parts)
             if status is not None:
                 status |= _not_finite(outs)
@@ -89,7 +95,7 @@ def combine(
         arguments.check_outputs(outs, like, like_name, parts.outputs)
         if _grad_enabled() and any([x.requires_grad for x in (*inputs, *outs)]):
             raise ArgumentError("out", got="a tensor", expected="None where a gradient is recorded")
-        if compiling:
+        if tracing:
             for target, value in zip(outs, ops.combine(inputs, parts, like), strict=True):
                 target.copy_(value)
             if status is not None:
@@ -125,8 +131,8 @@ def prepare(
         scale: As in `combine`.
 
     Returns:
-        A callable: ``prepared(*tensors) -> status``, one tensor for each ``None``, in order. It trusts that they have the
-        shape, dtype, device and strides of ``outs[0]``, and records no gradient.
+        A callable: ``prepared(*tensors) -> status``, one tensor for each ``None``, in order. It trusts that they have
+        the shape, dtype, device and strides of ``outs[0]``, and records no gradient.
 
     Raises:
         ShapeError, DtypeError, DeviceError, ArgumentError: As `combine` does, for everything known here.
@@ -178,7 +184,7 @@ def normal(
         True
     """
     noise = Noise(seed, draw, samples)
-    if _is_compiling():
+    if _is_compiling() or _modes() > 0:
         return ops.normal(shape, noise, dtype, torch.device(device))
     out = torch.empty(tuple(shape), dtype=dtype, device=device)
     return combine((), (), out=out, noise=noise, scale=1.0)

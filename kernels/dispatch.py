@@ -1,4 +1,4 @@
-"""Which implementation runs: a table of (operation, backend), a forced choice, and honest reasons for what is missing."""
+"""Which implementation runs: a table of (operation, backend), a forced choice, and reasons for what is missing."""
 
 from __future__ import annotations
 
@@ -109,11 +109,16 @@ def chosen_backend(device: str) -> str:
 
 
 def implementation(op: str, device: str) -> Callable[..., Any]:
-    """The function that runs ``op`` for tensors on a device of this type ("cpu", "cuda", ...)."""
+    """Look up the function that runs ``op`` for tensors on a device of this type ("cpu", "cuda", ...)."""
     key = (op, _forced.get(), device)
     if (function := _chosen.get(key)) is None:
         function = _chosen[key] = _table[op, chosen_backend(device)]
     return function
+
+
+def short_way(op: str) -> Callable[..., Any] | None:
+    """Native function for the common case of ``op`` (it returns None for others), where it may be used."""
+    return _table.get((op, "native")) if _forced.get() in (None, "native") else None
 
 
 _warned = False

@@ -15,9 +15,10 @@ from .dispatch import implements, native_module
 if TYPE_CHECKING:
     from .combine import PreparedCombine
 
-if native_module is not None:
-    native_module.set_thread_count(torch.get_num_threads)
 CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+if native_module is not None:
+    native_module.set_torch(Tensor, CODES, torch.get_num_threads, torch.empty_like, torch.is_grad_enabled)
+    implements("combine_eager", "native")(native_module.combine_eager)  # the common case, with its checks
 
 
 @implements("combine", "native")
@@ -25,10 +26,8 @@ def combine(inputs: Sequence[Tensor], parts: Terms, outs: Sequence[Tensor], stat
     """Run once; the same numbers as the reference, bit for bit."""
     if torch._C._are_functorch_transforms_active():  # vmap, jvp ...: no addresses, but the reference is transparent
         return reference.combine(inputs, parts, outs, status)
-    contiguous = all([x.is_contiguous() for x in (*inputs, *outs)])
-    if not contiguous:
-        arguments.check_overlap(inputs, outs)
-    result = bind(inputs, parts, outs, contiguous)()
+    arguments.check_overlap(inputs, outs)
+    result = bind(inputs, parts, outs, all([x.is_contiguous() for x in (*inputs, *outs)]))()
     if status is not None:
         status |= result
     return None
@@ -42,9 +41,7 @@ def prepare(inputs: Sequence[Tensor | None], parts: Terms, outs: Sequence[Tensor
     return bind(inputs, parts, outs, all([x.is_contiguous() for x in (*given, *outs)]))
 
 
-def bind(
-    inputs: Sequence[Tensor | None], parts: Terms, outs: Sequence[Tensor], contiguous: bool
-) -> PreparedCombine:
+def bind(inputs: Sequence[Tensor | None], parts: Terms, outs: Sequence[Tensor], contiguous: bool) -> PreparedCombine:
     """Describe a combination to the compiled module; ``None`` inputs have the strides of ``outs[0]``."""
     keep = [*inputs, *outs]
     strides = None if contiguous else [(outs[0] if x is None else x).stride() for x in keep]
@@ -60,7 +57,15 @@ def bind(
         noises.append((noise.seed, purpose, step, stage, attempt, samples))
     count = len(inputs)
     return native_module.Combination(
-        CODES[outs[0].dtype], outs[0].shape, addresses[:count], addresses[count:], strides, weights, noises, scales, keep
+        CODES[outs[0].dtype],
+        outs[0].shape,
+        addresses[:count],
+        addresses[count:],
+        strides,
+        weights,
+        noises,
+        scales,
+        keep,
     )
 
 

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import reference
 from .arguments import Terms
 from .dispatch import device_type, implementation
 from .noise import Draw, Noise
 
-# Coefficients are host numbers, [O][K] row after row; where they differ between samples, tensors [B, O, K] and [B, O, D].
+# Coefficients are host numbers, [O][K] row after row; where samples differ, tensors [B, O, K] and [B, O, D].
 # A draw is four integers (purpose, step, stage, attempt) and its seed, as a signed 64-bit number.
 library = torch.library.Library("pushforward", "DEF")
 library.define(
@@ -88,11 +87,18 @@ def _normal_fake(shape, draw, samples, dtype, device):
 def _setup(ctx, inputs, output):
     tensors, ctx.outputs, ctx.weights, weights_of, *_ = inputs
     ctx.count = len(tensors)
+    # torch matches gradients to arguments by structure, and takes an empty list for a list of tensors
+    ctx.blanks = tuple(_blank(argument) for argument in inputs[1:])
     ctx.save_for_backward(weights_of)
 
 
+def _blank(argument):
+    is_tensor_list = isinstance(argument, list | tuple) and all(isinstance(item, Tensor) for item in argument)
+    return [None] * len(argument) if is_tensor_list else None
+
+
 def _backward(ctx, grads):
-    """The transposed combination of the gradients: one pass, split where there are more inputs than outputs allowed."""
+    """Combine the gradients with the transposed weights, at most four inputs a pass."""
     weights_of = ctx.saved_tensors[0]
     used = [o for o, grad in enumerate(grads) if grad is not None]
     result: list[Tensor | None] = [None] * ctx.count
@@ -106,7 +112,7 @@ def _backward(ctx, grads):
         parts = Terms(transposed, (), ((),) * len(ks), False)
         for k, value in zip(ks, combine([grads[o] for o in used], parts), strict=True):
             result[k] = value
-    return result, None, None, None, None, None, None, None, None
+    return result, *ctx.blanks
 
 
 library.impl("combine", _combine, "CompositeExplicitAutograd")

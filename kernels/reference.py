@@ -1,4 +1,4 @@
-"""The reference backend: the definitions in torch operations, on any device. Every other backend is tested against it."""
+"""The reference backend: the definitions in torch operations, on any device. Other backends are tested against it."""
 
 from __future__ import annotations
 

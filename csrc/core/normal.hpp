@@ -8,14 +8,18 @@
 
 namespace pushforward::PF_ISA {
 
-template <class Lanes, class F = typename Lanes::F>
-PF_HD F log_of(F u) {
+// log((word + 1/2) 2^-32)
+template <class Lanes, class F = typename Lanes::F, class U = typename Lanes::U>
+PF_HD F log_uniform(U word) {
   using I = typename Lanes::I;
   constexpr int32_t sqrt_half = 0x3F3504F3;
+  const F u = Lanes::to_float(word) * 0x1p-32f + 0x1p-33f;
   const I bits = Lanes::template bits<I>(u) - sqrt_half;
-  const F exponent = Lanes::to_float(I(bits >> 23));
-  const F f = Lanes::template bits<F>(I((bits & 0x7FFFFF) + sqrt_half)) - 1.0f;
-  const F f2 = f * f;
+  const I exponent = bits >> 23;  // 0 or negative
+  // Close to one a float has lost the last bits of the word, so u - 1 comes from the word's complement.
+  const F f = Lanes::select(~(exponent >> 31), Lanes::to_float(U(~word)) * -0x1p-32f - 0x1p-33f,
+                            Lanes::template bits<F>(I((bits & 0x7FFFFF) + sqrt_half)) - 1.0f);
+  const F f2 = f * f, e = Lanes::to_float(exponent);
   F p = f * -0.07634499669075012f;
   p = (p + 0.127615824341774f) * f;
   p = (p + -0.13160184025764465f) * f;
@@ -24,16 +28,15 @@ PF_HD F log_of(F u) {
   p = (p + 0.20001226663589478f) * f;
   p = (p + -0.2500081956386566f) * f;
   p = p + 0.3333333134651184f;
-  const F tail = p * (f2 * f) + exponent * 1.428606765330187e-06f - f2 * 0.5f;
-  return tail + f + exponent * 0.693145751953125f;
+  const F tail = p * (f2 * f) + e * 1.428606765330187e-06f - f2 * 0.5f;
+  return tail + f + e * 0.693145751953125f;
 }
 
 // Two words make two normals.
 template <class Lanes, class F = typename Lanes::F, class U = typename Lanes::U>
 PF_HD void box_muller(U radius, U angle, F& x, F& y) {
   using I = typename Lanes::I;
-  const F u = Lanes::to_float(radius) * 0x1p-32f + 0x1p-33f;
-  const F r = Lanes::sqrt(log_of<Lanes>(u) * -2.0f);
+  const F r = Lanes::sqrt(log_uniform<Lanes>(radius) * -2.0f);
   // In units of 2^-25 turns, an odd number of 25 bits; the angle itself does not fit into a float.
   const I turns = Lanes::template bits<I>(U((angle >> 8) * 2u + 1u));
   const I quarter = (turns + (1 << 22)) >> 23;

@@ -39,8 +39,8 @@ struct Stream {
 template <class Lanes, class U = typename Lanes::U>
 PF_HD Stream<U> stream_of(const Draw& draw, U sample_low, U sample_high) {
   const U zero = sample_low ^ sample_low;
-  const Words<U> words = philox<Lanes, U>(sample_low, sample_high, zero + draw.purpose, zero + draw.stage,
-                                          zero + draw.seed_low, zero + draw.seed_high);
+  const Words<U> words = philox<Lanes>(sample_low, sample_high, zero + draw.purpose, zero + draw.stage,
+                                       zero + draw.seed_low, zero + draw.seed_high);
   return {words.w[0], words.w[1]};
 }
 
@@ -48,7 +48,7 @@ PF_HD Stream<U> stream_of(const Draw& draw, U sample_low, U sample_high) {
 template <class Lanes, class U = typename Lanes::U>
 PF_HD Words<U> words_of(const Draw& draw, Stream<U> stream, U block) {
   const U zero = block ^ block;
-  return philox<Lanes, U>(block, zero + draw.step, zero + draw.attempt, zero, stream.k0, stream.k1);
+  return philox<Lanes>(block, zero + draw.step, zero + draw.attempt, zero, stream.k0, stream.k1);
 }
 
 }  // namespace pushforward::PF_ISA

@@ -106,6 +106,7 @@ using Mix = int (*)(const Block<Format>&, int64_t);
 // The loop for these numbers of inputs, outputs and draws.
 template <class Format>
 Mix<Format> choose_mix(int inputs, int outputs, int draws) {
+  if (inputs == 0 && outputs == 1 && draws == 1) return mix_fixed<Format, 0, 1, 1>;
   if (inputs < 1 || inputs > 8 || outputs > 2 || draws > 1) return mix_any<Format>;
 #define PF_ROW(K)                                                                          \
   {                                                                                        \

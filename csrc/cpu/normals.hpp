@@ -17,10 +17,10 @@ PF_HD uint64_t sample_of(const NoiseKey& key, int64_t row) {
   return key.samples ? uint64_t(key.samples[row]) : uint64_t(row);
 }
 
-PF_HD void normals_of(const Words<Words32>& words, float* to) {
+PF_HD void normals_of(const Words<Halves>& words, float* to) {
   Floats z0, z1, z2, z3;
-  box_muller<ManyLanes>(words.w[0], words.w[1], z0, z1);
-  box_muller<ManyLanes>(words.w[2], words.w[3], z2, z3);
+  box_muller<ManyLanes>(join(words.w[0]), join(words.w[1]), z0, z1);
+  box_muller<ManyLanes>(join(words.w[2]), join(words.w[3]), z2, z3);
   store_blocks(to, z0, z1, z2, z3);
 }
 
@@ -30,12 +30,12 @@ inline void fill_row(const NoiseKey& key, int64_t row, int64_t first, int64_t co
   const uint64_t sample = sample_of(key, row);
   const Stream<uint32_t> one = stream_of<OneLane>(draw, uint32_t(sample), uint32_t(sample >> 32));
   const Words32 zero = {};
-  const Stream<Words32> stream = {zero + one.k0, zero + one.k1};
+  const Stream<Halves> stream = {split(zero + one.k0), split(zero + one.k1)};
   Words32 offset;
   for (int lane = 0; lane < lanes; ++lane) offset[lane] = uint32_t(block_of_lane(lane));
   int64_t block = first / 4, skip = first % 4;
   while (count > 0) {
-    const Words<Words32> words = words_of<ManyLanes>(draw, stream, offset + uint32_t(block));
+    const Words<Halves> words = words_of<SplitLanes>(draw, stream, split(offset + uint32_t(block)));
     if (skip == 0 && count >= batch) {
       normals_of(words, to);
       to += batch;
@@ -85,7 +85,8 @@ inline void fill_short_rows(const NoiseKey& key, int64_t row_size, int64_t first
       blocks[lane] = block[from];
     }
     float all[batch];
-    normals_of(words_of<ManyLanes>(draw, stream_of<ManyLanes>(draw, lows, highs), blocks), all);
+    const Stream<Halves> streams = stream_of<SplitLanes>(draw, split(lows), split(highs));
+    normals_of(words_of<SplitLanes>(draw, streams, split(blocks)), all);
     for (int i = 0; i < used; ++i) {
       for (int j = 0; j < keep[i]; ++j) to[j] = all[4 * i + skip[i] + j];
       to += keep[i];

@@ -51,29 +51,6 @@ struct ManyLanes {
     return (To)x;
   }
 
-  // The products of 32-bit lanes: x86 multiplies the even ones only, into 64 bits.
-  PF_HD static void multiply(U a, uint32_t b, U& high, U& low) {
-    const Words64 even_mask = (Words64){} + 0xFFFFFFFFu;
-#if defined(__AVX512F__)
-    const __m512i m = _mm512_set1_epi32(int(b));
-    const Words64 even = (Words64)_mm512_mul_epu32((__m512i)a, m);
-    const Words64 odd = (Words64)_mm512_mul_epu32((__m512i)((Words64)a >> 32), m);
-#elif defined(__AVX2__)
-    const __m256i m = _mm256_set1_epi32(int(b));
-    const Words64 even = (Words64)_mm256_mul_epu32((__m256i)a, m);
-    const Words64 odd = (Words64)_mm256_mul_epu32((__m256i)((Words64)a >> 32), m);
-#elif defined(__SSE2__)
-    const __m128i m = _mm_set1_epi32(int(b));
-    const Words64 even = (Words64)_mm_mul_epu32((__m128i)a, m);
-    const Words64 odd = (Words64)_mm_mul_epu32((__m128i)((Words64)a >> 32), m);
-#else
-    const Words64 even = ((Words64)a & even_mask) * uint64_t(b);
-    const Words64 odd = ((Words64)a >> 32) * uint64_t(b);
-#endif
-    high = (U)((even >> 32) | (odd & ~even_mask));
-    low = (U)((even & even_mask) | (odd << 32));
-  }
-
   PF_HD static F to_float(I x) { return __builtin_convertvector(x, F); }
   PF_HD static F to_float(U x) {
 #if defined(__AVX512F__)
@@ -99,6 +76,38 @@ struct ManyLanes {
   }
 
   PF_HD static F select(I mask, F yes, F no) { return (F)(((I)yes & mask) | ((I)no & ~mask)); }
+};
+
+// 32-bit lanes kept in two vectors of 64-bit lanes, even and odd ones. Vector units multiply 32 by 32 bits into 64, and
+// this way a round of Philox needs no shuffling. What is above bit 31 of a lane is left as it comes and never read.
+struct Halves {
+  Words64 even, odd;
+
+  PF_HD friend Halves operator^(Halves a, Halves b) { return {a.even ^ b.even, a.odd ^ b.odd}; }
+  PF_HD friend Halves operator+(Halves a, uint32_t b) { return {a.even + b, a.odd + b}; }
+};
+
+PF_HD Halves split(Words32 x) { return {(Words64)x, (Words64)x >> 32}; }
+PF_HD Words32 join(Halves x) { return (Words32)((x.even & 0xFFFFFFFFu) | (x.odd << 32)); }
+
+struct SplitLanes {
+  using U = Halves;
+
+  PF_HD static Words64 multiply(Words64 a, uint32_t b) {
+#if defined(__AVX512F__)
+    return (Words64)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(int64_t(b)));
+#elif defined(__AVX2__)
+    return (Words64)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(int64_t(b)));
+#elif defined(__SSE2__)
+    return (Words64)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(int64_t(b)));
+#else
+    return (a & 0xFFFFFFFFu) * uint64_t(b);
+#endif
+  }
+  PF_HD static void multiply(U a, uint32_t b, U& high, U& low) {
+    low = {multiply(a.even, b), multiply(a.odd, b)};
+    high = {low.even >> 32, low.odd >> 32};
+  }
 };
 
 // Four vectors, one of the j-th numbers of every block each -> the blocks one after the other. Lane l must hold block
