@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..errors import ArgumentError, UnknownNameError
+from .discrete import NODE_SLACK
 from .interpolants import Interpolant, check_parameter
 
 CLOCKS: dict[str, type[Clock]] = {}
@@ -97,7 +98,7 @@ class IndexClock(Clock):
         index = self.levels * (1.0 - t) - 1.0
         nearest = float(round(index))
         # At a level the index must be that integer, which embeddings by look-up need, and not differ in the last bits.
-        if self.quantise or abs(index - nearest) < 1e-9:
+        if self.quantise or abs(index - nearest) < NODE_SLACK:
             index = nearest
         return min(max(index, 0.0), self.levels - 1.0)
 

@@ -17,7 +17,7 @@ from .interpolants import Coefficients, Interpolant, check_found, check_noise_ra
 INTERPOLATIONS = ("log_nu", "log_alpha")
 
 # Times are computed as 1 - (i + 1) / M: an index closer to an integer than this is that integer.
-NODE_SLACK = 1e-9
+NODE_SLACK = 1e-10
 
 
 @dataclass(frozen=True, repr=False)
@@ -141,7 +141,7 @@ class DiscreteDDPM(Interpolant):
     def zero_terminal_snr(self, floor: float = 2.0**-24) -> DiscreteDDPM:
         r"""The same levels with :math:`\sqrt{\bar\alpha}` shifted to end at 0 and scaled to keep its first value.
 
-        The last level is put at ``floor`` (or a quarter of the one before, if that is less), not 0, so that log nu
+        The last level is put at ``floor`` (or half of the one before, if that is less), not 0, so that log nu
         stays finite and rising.
 
         Source:
@@ -150,7 +150,7 @@ class DiscreteDDPM(Interpolant):
         roots = [math.sqrt(level) for level in self.alphas_bar]
         scale = roots[0] / (roots[0] - roots[-1])
         rescaled = [((root - roots[-1]) * scale) ** 2 for root in roots]
-        return DiscreteDDPM((*rescaled[:-1], min(floor, rescaled[-2] / 4)), self.interpolation)
+        return DiscreteDDPM((*rescaled[:-1], min(floor, rescaled[-2] / 2)), self.interpolation)
 
     # --- index and time ----------------------------------------------------------------------------------------
 

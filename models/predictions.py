@@ -22,7 +22,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from ..errors import ArgumentError, SingularTimeError, UnknownNameError
 from .clocks import Clock, clock, default_clock
-from .interpolants import Coefficients, Interpolant, interpolant, interpolant_from_config
+from .interpolants import Coefficients, Interpolant, check_time, interpolant, interpolant_from_config
 
 PREDICTIONS: dict[str, type[Prediction]] = {}
 QUANTITIES = ("velocity", "denoised", "noise", "score")
@@ -88,8 +88,8 @@ class Prediction(ABC):
         return 1.0
 
     def time(self, t: float) -> float:
-        """What the network is told at our time ``t``, in float64; to be cast last."""
-        return self.network_time(t, self.interpolant)
+        """What the network is told at our time ``t`` in [0, 1], in float64; to be cast last."""
+        return self.network_time(check_time(t), self.interpolant)
 
     # --- what follows ------------------------------------------------------------------------------------------
 

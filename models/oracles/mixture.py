@@ -28,9 +28,9 @@ class MixtureOracle(Oracle):
 
     Example:
         >>> oracle = MixtureOracle([0.5, 0.5], [[-1.0], [1.0]], 0.0)
-        >>> oracle.denoised(torch.tensor([[0.0], [3.0]]), 0.5)
-        tensor([[0.],
-                [1.]])
+        >>> oracle.denoised(torch.tensor([[0.0], [0.25]]), 0.5)
+        tensor([[0.0000],
+                [0.4621]])
     """
 
     def __init__(
