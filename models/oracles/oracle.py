@@ -14,20 +14,20 @@ from ..adapter import Model
 from ..interpolants import Interpolant, interpolant
 from ..predictions import prediction
 from .components import Components, components, sum_last, written_sum
-from .network import OracleNetwork, host_times, per_row
+from .network import OracleNetwork, host_times
 
 Time = float | Tensor
 
 
 class Point(NamedTuple):
-    """States of one call seen from the components; path values are floats, or [B, 1, 1] where times differ."""
+    """States of one call seen from the components; path values are [1, 1, 1], or [B, 1, 1] where times differ."""
 
     components: Components
-    alpha: Any
-    sigma: Any
-    dalpha: Any
-    sigma_dsigma: Any
-    variance: Tensor  # of x_t in the eigenbases, alpha^2 l + sigma^2
+    alpha: Tensor
+    sigma: Tensor
+    dalpha: Tensor
+    sigma_dsigma: Tensor
+    variance: Tensor  # of x_t in the eigenbases, alpha^2 l + sigma^2, [1 or B, K, d or 1]
     centred: Tensor  # x - alpha mu in the eigenbases, [B, K, d]
 
 
@@ -79,8 +79,8 @@ class Oracle:
         p = self._at(x, t)
         gain = p.alpha * p.components.variances / p.variance
         # Only a direction without spread has variance 0, at sigma = 0, where x = alpha x_1 decides.
-        gain = torch.where(p.variance == 0, 1 / p.alpha if not _is_zero(p.alpha) else 0.0, gain)
-        return self._mean(x, p, 1.0, gain)
+        gain = torch.where(p.variance == 0, 1 / p.alpha, gain)
+        return self._mean(x, p, torch.ones_like(p.alpha), gain)
 
     def noise(self, x: Tensor, t: Time) -> Tensor:
         """``n = E[x_0 | x_t = x]``, shape of x.
@@ -90,7 +90,7 @@ class Oracle:
         """
         p = self._at(x, t)
         self._check_spread(p, t)
-        return self._mean(x, p, 0.0, p.sigma / p.variance)
+        return self._mean(x, p, torch.zeros_like(p.alpha), p.sigma / p.variance)
 
     def score(self, x: Tensor, t: Time) -> Tensor:
         """``s = grad log p_t(x)``, shape of x; that of the data at sigma = 0.
@@ -100,7 +100,7 @@ class Oracle:
         """
         p = self._at(x, t)
         self._check_spread(p, t)
-        return self._mean(x, p, 0.0, -1 / p.variance)
+        return self._mean(x, p, torch.zeros_like(p.alpha), -1 / p.variance)
 
     def log_prob(self, x: Tensor, t: Time = 1.0) -> Tensor:
         """``log p_t(x)``, shape [B], float64.
@@ -238,19 +238,15 @@ class Oracle:
             raise ShapeError("x", got=list(x.shape), expected=expected)
         parts, path = self._parts.to(x.device), self.interpolant
         times = host_times(t)
-        if isinstance(times, float):
-            values = (*path(times)[:3], path.sigma_dsigma(times))
-        else:
-            columns = zip(*((*path(one)[:3], path.sigma_dsigma(one)) for one in times), strict=True)
-            values = tuple(
-                per_row(list(column), x.new_empty(len(times), 1, 1, dtype=torch.float64)) for column in columns
-            )
-        alpha, sigma, dalpha, rate = values
+        # Tensors also where all times agree: torch divides a number by a tensor in other bits than a tensor by one.
+        rows = [(*path(one)[:3], path.sigma_dsigma(one)) for one in ([times] if isinstance(times, float) else times)]
+        columns = torch.tensor(rows, dtype=torch.float64, device=x.device).t()
+        alpha, sigma, dalpha, rate = (column[:, None, None] for column in columns)
         flat = x.double().reshape(x.shape[0], 1, -1)
         variance = alpha * alpha * parts.variances + sigma * sigma
         return Point(parts, alpha, sigma, dalpha, rate, variance, parts.rotate(flat - alpha * parts.means))
 
-    def _mean(self, x: Tensor, p: Point, offset: Any, gain: Tensor) -> Tensor:
+    def _mean(self, x: Tensor, p: Point, offset: Tensor, gain: Tensor) -> Tensor:
         """``sum_k r_k (offset m_k + U_k (gain_k * centred_k))`` in the shape and dtype of x."""
         each = p.components.rotate_back(gain * p.centred) + offset * p.components.means
         if len(self.weights) == 1:
@@ -280,6 +276,3 @@ class Oracle:
         if bool((p.variance == 0).any()):
             raise SingularTimeError("t", got=t, because="where sigma = 0 data without spread have no density")
 
-
-def _is_zero(value: Any) -> bool:
-    return isinstance(value, float) and value == 0.0
