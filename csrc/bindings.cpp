@@ -3,6 +3,10 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
+
+#include "core/lanes.hpp"
+#include "core/philox.hpp"
 #include "cpu/layout.hpp"
 #include "cpu/parallel.hpp"
 #include "eager.hpp"
@@ -107,6 +111,12 @@ class Combination {
   py::object keep_;
 };
 
+// For the known-answer test.
+std::array<uint32_t, 4> philox_words(const std::array<uint32_t, 4>& c, const std::array<uint32_t, 2>& k) {
+  const auto words = generic::philox<generic::OneLane>(c[0], c[1], c[2], c[3], k[0], k[1]);
+  return {words.w[0], words.w[1], words.w[2], words.w[3]};
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
@@ -119,6 +129,7 @@ PYBIND11_MODULE(_native, module) {
       .def("__call__", &Combination::call);
   module.def("combine_eager", &combine_eager);
   module.def("set_torch", &set_torch);
+  module.def("philox", &philox_words, py::arg("counter"), py::arg("key"));
   module.def("instruction_sets", &instruction_sets);
   module.def("instruction_set", &instruction_set);
   module.def("use_instruction_set", &use_instruction_set);

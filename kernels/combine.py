@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError, ShapeError
-from . import arguments, ops
+from . import arguments, ops, reference
 from .arguments import Weights
 from .dispatch import device_type, implementation, short_way
 from .noise import Draw, Noise
 
 _is_compiling = torch.compiler.is_compiling
 _grad_enabled = torch.is_grad_enabled
+_transforms = torch._C._are_functorch_transforms_active
 _modes = torch._C._len_torch_dispatch_stack  # a mode (fake tensors, tracing, counting) wants to see an operator
 
 
@@ -83,6 +84,15 @@ def combine(
     arguments.check_same("inputs", inputs, like, like_name)
     if status is not None:
         arguments.check_status(status)
+    if _transforms():  # within vmap, jvp ...: tensors have no addresses, but torch operations can be transformed
+        values = [total.to(like.dtype) for total in reference.totals(inputs, parts, like)]
+        if status is not None:
+            status |= _not_finite(values)
+        if out is not None:
+            for target, value in zip([out] if isinstance(out, Tensor) else out, values, strict=True):
+                target.copy_(value)
+            return out if isinstance(out, Tensor) else tuple(out)
+        return values[0] if parts.single else tuple(values)
     if out is None:
         if tracing or _needs_operator(inputs):
             outs = ops.combine(inputs, parts)

@@ -75,7 +75,7 @@ def words(elements: int, *, seed: int, draw: Draw, samples: Tensor) -> Tensor:
         >>> bool((few == words(9, seed=1, draw=Draw(2, 0), samples=torch.tensor([4, 5]))[1:, :2]).all())
         True
     """
-    return torch.stack(_blocks(elements, seed, draw, samples), -1).reshape(len(samples), -1)[:, :elements]
+    return torch.stack(_blocks(elements, seed, draw, samples), -1).flatten(1)[:, :elements]
 
 
 def normals(elements: int, *, seed: int, draw: Draw, samples: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def normals(elements: int, *, seed: int, draw: Draw, samples: Tensor) -> Tensor:
     """
     w0, w1, w2, w3 = _blocks(elements, seed, draw, samples)
     pairs = (*box_muller(w0, w1), *box_muller(w2, w3))
-    return torch.stack(pairs, -1).reshape(len(samples), -1)[:, :elements]
+    return torch.stack(pairs, -1).flatten(1)[:, :elements]
 
 
 def box_muller(radius: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
