@@ -6,6 +6,7 @@ else:
     from .adapter import Model as Model
     from .adapter import adapt as adapt
     from .binding import BoundModel as BoundModel
+    from .bundled import card as card
     from .clocks import Clock as Clock
     from .clocks import FunctionClock as FunctionClock
     from .clocks import IndexClock as IndexClock
@@ -39,6 +40,7 @@ else:
     from .predictions import Target as Target
     from .predictions import prediction as prediction
     from .predictions import prediction_from_config as prediction_from_config
+    from .pretrained import load as load
     from .schedules import EDM as EDM
     from .schedules import VE as VE
     from .schedules import Cosine as Cosine

@@ -199,7 +199,7 @@ def interpolant_from_config(config: Mapping[str, Any]) -> Interpolant:
     if "name" not in config:
         raise ArgumentError("config", got=sorted(config), expected="a mapping with 'name' and the parameters")
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
-    return interpolant(options.pop("name"), **options)
+    return interpolant(str(options.pop("name")), **options)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -37,31 +37,25 @@ class OracleNetwork:
         self.rows += x.shape[0]
         said = host_times(time)
         path, clock = self.prediction.interpolant, self.prediction.network_time
-        if isinstance(said, float):
-            times = min(max(clock.inverse(said, path), 0.0), 1.0)
-            state = x / self.prediction.input_scale(times)
-            return self._output(state, times)
         times = [min(max(clock.inverse(one, path), 0.0), 1.0) for one in said]
         state = x / per_row([self.prediction.input_scale(one) for one in times], x)
         return self._output(state, torch.tensor(times, dtype=torch.float64))
 
-    def _output(self, x: Tensor, t: float | Tensor) -> Tensor:
+    def _output(self, x: Tensor, t: Tensor) -> Tensor:
         kind = self.prediction.kind
         if kind == "velocity":
             return self.oracle.velocity(x, t) * self.prediction.sign  # type: ignore[attr-defined]
         if kind in ("denoised", "noise", "score"):
             return getattr(self.oracle, kind)(x, t)
-        targets = [self.prediction.target(one) for one in ([t] if isinstance(t, float) else t.tolist())]
+        targets = [self.prediction.target(one) for one in t.tolist()]
         data, noise = (per_row(list(column), x) for column in zip(*targets, strict=True))
         return data * self.oracle.denoised(x, t) + noise * self.oracle.noise(x, t)
 
 
-def host_times(t: Any) -> float | list[float]:
-    """Times on the host: one float if all rows agree, else a list of them."""
-    if not isinstance(t, Tensor):
-        return float(t)
-    times = t.reshape(-1).tolist()
-    return times if any(one != times[0] for one in times) else float(times[0])
+def host_times(t: float | Tensor) -> list[float]:
+    """Times on the host: one for each row, or a single one if all agree."""
+    times = t.double().reshape(-1).tolist() if isinstance(t, Tensor) else [float(t)]
+    return times if any(one != times[0] for one in times) else times[:1]
 
 
 def per_row(values: list[float], like: Tensor) -> Tensor:

@@ -237,9 +237,8 @@ class Oracle:
             expected = "[B, *D]" if self.event is None else f"[B, {', '.join(map(str, self.event))}]"
             raise ShapeError("x", got=list(x.shape), expected=expected)
         parts, path = self._parts.to(x.device), self.interpolant
-        times = host_times(t)
         # Tensors also where all times agree: torch divides a number by a tensor in other bits than a tensor by one.
-        rows = [(*path(one)[:3], path.sigma_dsigma(one)) for one in ([times] if isinstance(times, float) else times)]
+        rows = [(*path(one)[:3], path.sigma_dsigma(one)) for one in host_times(t)]
         columns = torch.tensor(rows, dtype=torch.float64, device=x.device).t()
         alpha, sigma, dalpha, rate = (column[:, None, None] for column in columns)
         flat = x.double().reshape(x.shape[0], 1, -1)
@@ -275,4 +274,3 @@ class Oracle:
     def _check_spread(self, p: Point, t: Time) -> None:
         if bool((p.variance == 0).any()):
             raise SingularTimeError("t", got=t, because="where sigma = 0 data without spread have no density")
-

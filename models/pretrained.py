@@ -1,0 +1,35 @@
+"""Bundled networks as models: loaded, adapted, with their unconditional label."""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import ArgumentError
+from . import bundled
+from .adapter import Model, adapt
+
+
+def load(name: str = "digits28-base", device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Model:
+    """A bundled generative model; its condition is ``{"label": int64 [B]}``.
+
+    Args:
+        name: "digits28-base" or "digits28-small": digits [B, 1, 28, 28] in [-1, 1].
+        device: Where the network goes.
+        dtype: Of the network. States may have another: they are cast to it and the velocities back.
+
+    Raises:
+        UnknownNameError: No bundled network has this name.
+        ArgumentError: It is a classifier: load that with ``pushforward.models.bundled.load``.
+        CorruptFileError: The weights are missing or changed.
+
+    Example:
+        >>> load("digits28-small").evaluate(torch.zeros(1, 1, 28, 28), 0.5, {"label": torch.tensor([3])})[0].shape
+        torch.Size([1, 1, 28, 28])
+    """
+    card = bundled.card(name)
+    if "null_id" not in card:
+        hint = f"pushforward.models.bundled.load({name!r}) returns the network"
+        raise ArgumentError("name", got=repr(name), expected="a velocity network", hint=hint)
+    network = bundled.load(name, device, dtype)
+    null = {"label": torch.tensor([card["null_id"]], device=device)}
+    return adapt(network, "velocity", "linear", null=null, dtype=dtype, channels=1)
