@@ -81,7 +81,7 @@ def sample_command(
     started = time.perf_counter()
     images = sample(
         network,
-        (len(wanted), *models.card(model)["input_shape"]),
+        (len(wanted), *models.card(model)["shape"]),
         solver=chosen,
         steps=steps,
         grid=grid,

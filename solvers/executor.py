@@ -253,7 +253,12 @@ class Executor:
                 "outputs", got=f"{len(outputs)} tensors", expected=f"one for each of {request.branches}"
             )
         for register, output in zip(request.registers, outputs, strict=True):
-            if output.shape != self.shape or output.dtype is not self.dtype or output.device != self.device:
+            if (
+                not isinstance(output, Tensor)
+                or output.shape != self.shape
+                or output.dtype is not self.dtype
+                or output.device != self.device
+            ):
                 raise mismatch(where(request), output, self)
             if not self.differentiable:
                 output = self.adopt(output, register, request)
@@ -269,7 +274,7 @@ class Executor:
         start = request.input.data_ptr()
         if start <= output.data_ptr() < start + self.extent:  # a network that returns its input, or a view of it
             output = output.clone()
-        elif request.kept and any(self.values[r].data_ptr() == output.data_ptr() for r in request.kept):
+        elif request.kept and self.extent and any(self.values[r].data_ptr() == output.data_ptr() for r in request.kept):
             raise ArgumentError(
                 where(request),
                 got="an output in the memory of an earlier one that is still needed",

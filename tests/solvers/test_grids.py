@@ -6,11 +6,11 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pushforward.solvers import GRIDS, Karras, LogSNR, Shifted, grid
-from pushforward.solvers.solver import check_grid
 
 from pushforward import models, solvers
 from pushforward.errors import ArgumentError, GridError, UnknownNameError
+from pushforward.solvers import GRIDS, Karras, LogSNR, Shifted, grid
+from pushforward.solvers.solver import check_grid
 
 PATHS = [models.Linear(), models.Trigonometric(), models.VPLinear(), models.Cosine(), models.VE(), models.EDM(),
          models.DiscreteDDPM.linear()]  # fmt: skip

@@ -3,22 +3,22 @@ from __future__ import annotations
 import linear_response
 import pytest
 from mutation import SCALAR, variance_errors
-from problems import measured_order
-from pushforward.solvers import Diffusion, FixedGridSolver
+from problems import shows_order
 
 from pushforward import models, solvers
+from pushforward.solvers import Diffusion, FixedGridSolver
 
 FORMS = ["constant", "sigma", "linear", "square", "decreasing", "increasing_decreasing", "reversal"]
 STOCHASTIC = [
     *(solvers.solver(name, diffusion=form) for name in ("euler_maruyama", "stochastic_heun") for form in FORMS),
     *(solvers.solver("ddim", eta=eta) for eta in (0.5, 1.0)),
 ]
-STEPS = (128, 256, 512)
+STEPS = (64, 128, 256)
 
 
 @pytest.mark.parametrize("solver", STOCHASTIC, ids=str)
 def test_weak_order_by_exact_variance(solver: FixedGridSolver) -> None:
-    assert abs(measured_order(variance_errors(solver, STEPS)) - solver.order) < 0.1
+    assert shows_order(variance_errors(solver, STEPS), solver.order, 0.1)
 
 
 @pytest.mark.parametrize("solver", STOCHASTIC, ids=str)
@@ -38,7 +38,10 @@ def test_weak_order_backwards(solver: FixedGridSolver) -> None:
         plan = solvers.plan(solver, grid).lower(SCALAR.model().prediction)
         variance = linear_response.response(plan, SCALAR)[1]
         errors.append(abs(variance - linear_response.marginal(SCALAR, 0.1)[1]))
-    assert abs(measured_order(errors) - solver.order) < 0.1
+    if str(solver) == "ddim(eta=1.0)":
+        assert max(errors) < 1e-14  # that step is the noising process itself, without an error
+    else:
+        assert shows_order(errors, solver.order, 0.1), errors
 
 
 @pytest.mark.parametrize("path", [models.VPLinear(), models.Trigonometric(), models.VE(), models.EDM()], ids=str)

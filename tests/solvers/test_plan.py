@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from pushforward import models, solvers
+from pushforward.errors import ArgumentError, PlanError, SingularTimeError, UnknownNameError
 from pushforward.kernels import Draw
 from pushforward.models import Linear, prediction
 from pushforward.solvers import Expression, Plan
 from pushforward.solvers.plan import Boundary, Combine, Evaluate
 from pushforward.solvers.plan.expression import combine_of, expressions
-
-from pushforward import models, solvers
-from pushforward.errors import ArgumentError, PlanError, SingularTimeError, UnknownNameError
 
 GRID = [0.1 + 0.1 * i for i in range(9)]
 ALL = dict(solvers.solvers())
@@ -138,8 +138,12 @@ def test_weights_are_consistent(name: str) -> None:
         if isinstance(instruction, Evaluate):
             t = instruction.time
             point = values[instruction.input]
-            quantities = {"velocity": np.array([0.0, 1.0]), "denoised": point + np.array([0.0, 1 - t]), "noise": point - np.array([0.0, t]),
-                          "score": np.zeros(2)}  # fmt: skip
+            quantities = {
+                "velocity": np.array([0.0, 1.0]),
+                "denoised": point + np.array([0.0, 1 - t]),
+                "noise": point - np.array([0.0, t]),
+                "score": np.zeros(2),
+            }
             values.update(zip(instruction.outs, (quantities[label] for label in instruction.labels), strict=True))
         elif isinstance(instruction, Combine):
             for out, row in zip(instruction.outs, instruction.matrix, strict=True):

@@ -4,10 +4,10 @@ import re
 from fractions import Fraction
 
 import pytest
-from pushforward.solvers import solvers
-from pushforward.solvers.ode import RungeKutta, Tableau, rooted_trees
 
 from pushforward.errors import TableauError
+from pushforward.solvers import solvers
+from pushforward.solvers.ode import RungeKutta, Tableau, rooted_trees
 
 TABLEAUS = {name: solver.tableau for name, solver in solvers() if isinstance(solver, RungeKutta)}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+
 from pushforward.models import GaussianOracle
 from pushforward.solvers.plan import Boundary, Combine, Evaluate, Plan
 

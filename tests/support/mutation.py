@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import linear_response
-from problems import START, STEPS, STOP, gaussian_flow, measured_order, mixture_flow
+from problems import START, STEPS, STOP, gaussian_flow, mixture_flow, shows_order
+
+from pushforward import solvers
 from pushforward.models import GaussianOracle, Linear
 from pushforward.solvers import FixedGridSolver, StepBuilder
 from pushforward.solvers.plan import Combine
-
-from pushforward import solvers
 
 FACTOR = 1.05
 SCALAR = GaussianOracle([0.7], [[0.09]])
@@ -86,11 +86,11 @@ def places(solver: FixedGridSolver) -> Iterator[Place]:
 
 def shows_its_order(solver: FixedGridSolver, steps: tuple[int, ...] | None = None, tolerance: float = 0.05) -> bool:
     """The verdict of the order tests: on both problems, or by exact variance for stochastic solvers."""
-    steps = steps or tuple(n // 2 for n in STEPS[solver.order])
+    steps = steps or STEPS[solver.order]
     if getattr(solver, "original", solver).stochastic:
-        return abs(measured_order(variance_errors(solver, steps)) - solver.order) < 2 * tolerance
-    orders = (measured_order([p.error(solver, n) for n in steps]) for p in (gaussian_flow(), mixture_flow()))
-    return all(abs(order - solver.order) < tolerance for order in orders)
+        return shows_order(variance_errors(solver, steps), solver.order, 2 * tolerance)
+    problems = (gaussian_flow(), mixture_flow())
+    return all(shows_order([p.error(solver, n) for n in steps], solver.order, tolerance) for p in problems)
 
 
 def variance_errors(solver: FixedGridSolver, steps: tuple[int, ...], oracle: GaussianOracle = SCALAR) -> list[float]:
