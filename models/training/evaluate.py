@@ -22,6 +22,10 @@ from .train_digits import accuracy
 
 Sampler = Callable[..., Tensor]
 SEED = 2024
+REFERENCES = {
+    "frechet_reference": "as many training digits, class-balanced, in the judge's features; 500 held-out are too few",
+    "energy_distance_reference": "500 held-out digits, in pixels",
+}
 RUNS = (  # method, steps, guidance weight: 20 Heun steps as the reference, then ten evaluations, then ten passes
     ("heun", 20, 1.0),
     ("heun", 20, 2.0),
@@ -91,7 +95,8 @@ def evaluate_velocity(
         Plain numbers: one record a run, and the values real data attains.
     """
     labels = torch.arange(10).repeat(count // 10)
-    report: dict[str, Any] = {"samples": count, "noise_seed": SEED, "judge": "digits28-classifier-b", "runs": []}
+    report: dict[str, Any] = {"samples": count, "noise_seed": SEED, "judge": "digits28-classifier-b"} | REFERENCES
+    report["runs"] = []
     for method, steps, guidance in RUNS:
         images = sampler(net, labels, seed=SEED, method=method, steps=steps, guidance=guidance).clamp(-1, 1)
         passes = steps * (2 if method == "heun" else 1) * (1 if guidance == 1 else 2)
