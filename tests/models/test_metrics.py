@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from pushforward.models.training import metrics
 
 from pushforward.errors import ArgumentError, NotFiniteError, ShapeError
+from pushforward.models.training import metrics
 
 
 def normal(n: int, p: int, seed: int) -> torch.Tensor:

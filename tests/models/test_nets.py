@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from pushforward.models.nets import DigitClassifier, DigitUNet
 
 from pushforward.errors import ArgumentError, DtypeError, ShapeError
+from pushforward.models.nets import DigitClassifier, DigitUNet
 
 
 def small() -> DigitUNet:
