@@ -185,6 +185,8 @@ def _check_noises(noises: Sequence[Noise], shape: Sequence[int]) -> None:
 
 def _span(tensor: Tensor) -> tuple[int, int]:
     begin = tensor.data_ptr()
+    if tensor.is_contiguous():
+        return begin, begin + tensor.numel() * tensor.element_size()
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return (begin, begin + (last + 1) * tensor.element_size()) if tensor.numel() else (begin, begin)
 

@@ -69,8 +69,8 @@ def combine(
         True
     """
     tracing = _is_compiling() or _modes() > 0
-    if noise is None and scale is None and status is None and not tracing and (short := short_way("combine_eager")):
-        result = short(inputs, weights, out)
+    if status is None and not tracing and (short := short_way("combine_eager")):
+        result = short(inputs, weights, out, noise, scale)
         if result is not None:
             return result
     if len(inputs) == 0:
@@ -153,6 +153,10 @@ def prepare(
         >>> step(v), step(v), x
         (0, 0, tensor([2., 2.]))
     """
+    if short := short_way("prepare_eager"):
+        prepared = short(inputs, weights, outs, noise, scale)
+        if prepared is not None:
+            return prepared
     outs = (outs,) if isinstance(outs, Tensor) else tuple(outs)
     if not outs:
         raise ShapeError("outs", got="none", expected="at least one tensor")

@@ -11,14 +11,16 @@ from torch import Tensor
 from . import arguments
 from .arguments import Terms
 from .dispatch import implements, native_module
+from .noise import Noise
 
 if TYPE_CHECKING:
     from .combine import PreparedCombine
 
 CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 if native_module is not None:
-    native_module.set_torch(Tensor, CODES, torch.get_num_threads, torch.empty_like, torch.is_grad_enabled)
+    native_module.set_torch(Tensor, CODES, torch.get_num_threads, torch.empty_like, torch.is_grad_enabled, Noise)
     implements("combine_eager", "native")(native_module.combine_eager)  # the common case, with its checks
+    implements("prepare_eager", "native")(native_module.prepare_eager)
 
 
 @implements("combine", "native")

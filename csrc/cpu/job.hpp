@@ -21,7 +21,7 @@ struct NoiseKey {
 struct Operand {
   char* address;
   bool contiguous;
-  int64_t strides[max_dims];
+  const int64_t* strides;  // read only if not contiguous
 };
 
 // outs[o][i] = sum_k weights[o][k] ins[k][i] + sum_d scales[o][d] normal_d(i), i running over rows * row_size elements.

@@ -6,7 +6,7 @@
 
 namespace pushforward {
 
-void set_layout(Job& job, const Layout& layout, int fixed) {
+void set_layout(Job& job, const Layout& layout, int fixed, std::vector<int64_t>& storage) {
   const int given = int(layout.shape.size()), operands = int(layout.strides.size());
   std::vector<int> order(given);
   std::iota(order.begin(), order.end(), 0);
@@ -38,9 +38,11 @@ void set_layout(Job& job, const Layout& layout, int fixed) {
 
   job.dims = int(shape.size());
   std::copy(shape.begin(), shape.end(), job.shape);
+  storage.resize(size_t(operands * job.dims));
   for (int t = 0; t < operands; ++t) {
     Operand& operand = t < job.inputs ? job.in[t] : job.out[t - job.inputs];
-    std::copy(strides[t].begin(), strides[t].end(), operand.strides);
+    std::copy(strides[t].begin(), strides[t].end(), storage.begin() + t * job.dims);
+    operand.strides = storage.data() + t * job.dims;
     operand.contiguous = true;
     int64_t expected = 1;
     for (int d = job.dims - 1; d >= 0; --d) {

@@ -13,9 +13,9 @@ struct Layout {
   std::vector<std::vector<int64_t>> strides;  // one row for each operand, inputs first, then outputs
 };
 
-// Fill in dims, shape and the operands' strides and contiguity. Dimensions from `fixed` on may change places, since
-// their elements need not be numbered (fixed = all of them with noise, 1 with coefficients for each row, else 0).
-// Throws std::invalid_argument if more than max_dims dimensions remain.
-void set_layout(Job& job, const Layout& layout, int fixed);
+// Fill in dims, shape and the operands' contiguity and strides, which `storage` then holds. Dimensions from `fixed` on
+// may change places, since their elements need not be numbered (fixed = all of them with noise, 1 with coefficients for
+// each row, else 0). Throws std::invalid_argument if more than max_dims dimensions remain.
+void set_layout(Job& job, const Layout& layout, int fixed, std::vector<int64_t>& storage);
 
 }  // namespace pushforward

@@ -1,0 +1,80 @@
+#include "tensors.hpp"
+
+namespace pushforward {
+
+namespace {
+Torch names;
+}
+
+const Torch& torch() { return names; }
+
+void set_torch(const py::object& tensor, const py::dict& dtypes, const py::object& get_num_threads,
+               const py::object& empty_like, const py::object& is_grad_enabled, const py::object& noise) {
+  names.tensor = tensor.inc_ref().ptr();
+  names.dtypes = dtypes.inc_ref().ptr();
+  names.get_num_threads = get_num_threads.inc_ref().ptr();
+  names.empty_like = empty_like.inc_ref().ptr();
+  names.is_grad_enabled = is_grad_enabled.inc_ref().ptr();
+  names.noise = noise.inc_ref().ptr();
+  names.data_ptr = PyUnicode_InternFromString("data_ptr");
+  names.dtype = PyUnicode_InternFromString("dtype");
+  names.is_cpu = PyUnicode_InternFromString("is_cpu");
+  names.shape = PyUnicode_InternFromString("shape");
+  names.requires_grad = PyUnicode_InternFromString("requires_grad");
+  names.is_contiguous = PyUnicode_InternFromString("is_contiguous");
+  names.seed = PyUnicode_InternFromString("seed");
+  names.draw = PyUnicode_InternFromString("draw");
+  names.samples = PyUnicode_InternFromString("samples");
+}
+
+py::object ask(PyObject* object, PyObject* name) {
+  PyObject* answer = PyObject_GetAttr(object, name);
+  if (!answer) PyErr_Clear();
+  return py::reinterpret_steal<py::object>(answer);
+}
+
+py::object call(PyObject* object, PyObject* name) {
+  PyObject* answer = PyObject_CallMethodNoArgs(object, name);
+  if (!answer) PyErr_Clear();
+  return py::reinterpret_steal<py::object>(answer);
+}
+
+char* as_address(PyObject* number) {
+  void* address = PyLong_AsVoidPtr(number);
+  if (!address && PyErr_Occurred()) throw py::error_already_set();
+  return static_cast<char*>(address);
+}
+
+double as_double(PyObject* number) {
+  const double value = PyFloat_AsDouble(number);
+  if (value == -1.0 && PyErr_Occurred()) throw py::error_already_set();
+  return value;
+}
+
+bool is_number(PyObject* object) { return PyFloat_Check(object) || PyLong_Check(object); }
+
+bool is_row(PyObject* object) { return PyList_CheckExact(object) || PyTuple_CheckExact(object); }
+
+bool Like::take(PyObject* tensor, Operand& operand) {
+  if (reinterpret_cast<PyObject*>(Py_TYPE(tensor)) != names.tensor) return false;
+  const py::object its_dtype = ask(tensor, names.dtype), its_shape = ask(tensor, names.shape);
+  if (!its_dtype || !its_shape) return false;
+  if (!dtype) {
+    dtype = its_dtype;
+    shape = its_shape;
+  } else if (its_dtype.ptr() != dtype.ptr() || PyObject_RichCompareBool(its_shape.ptr(), shape.ptr(), Py_EQ) != 1) {
+    return false;
+  }
+  if (ask(tensor, names.is_cpu).ptr() != Py_True || call(tensor, names.is_contiguous).ptr() != Py_True) return false;
+  if (refuse_gradients && ask(tensor, names.requires_grad).ptr() != Py_False) {
+    const auto enabled = py::reinterpret_steal<py::object>(PyObject_CallNoArgs(names.is_grad_enabled));
+    if (enabled.ptr() != Py_False) return false;
+  }
+  const py::object address = call(tensor, names.data_ptr);  // refused within torch.func transforms
+  if (!address) return false;
+  operand.address = static_cast<char*>(PyLong_AsVoidPtr(address.ptr()));
+  operand.contiguous = true;
+  return true;
+}
+
+}  // namespace pushforward
