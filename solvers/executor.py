@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from .. import kernels
 from ..errors import ArgumentError, DtypeError, NotFiniteError, PlanError, ShapeError
 from .diagnosis import mismatch, not_finite, not_finite_output, where
 from .plan import Boundary, Combine, Evaluate, Plan, Register, Transform
+from .plan.instructions import reads
 from .plan.optimiser import last_reads
 
 Check = Literal["fused", "before", "off"]
@@ -150,39 +151,29 @@ class Executor:
         operations: list[Request | Callable[[], None]] = []
         last, index, held = last_reads(self.plan.instructions), 0, set[Register]()
         for position, instruction in enumerate(self.plan.instructions):
+            # Tensors of others that nothing reads after this instruction, to be let go.
+            foreign = (r for r in reads(instruction) if r not in self.values and r != self.plan.result)
+            dying = tuple(r for r in foreign if last[r] == position)
             match instruction:
                 case Evaluate():
-                    operations.append(
-                        Request(
-                            self.values.get(instruction.input),
-                            instruction.time,
-                            instruction.labels,
-                            instruction.step,
-                            index,
-                            instruction.outs,
-                            tuple(held),
-                        )
-                    )  # type: ignore[arg-type]
+                    source = cast(Tensor, self.values.get(instruction.input))  # None until it is known: see __next__
+                    outs, kept = instruction.outs, tuple(held)
+                    request = Request(source, instruction.time, instruction.labels, instruction.step, index, outs, kept)
+                    operations.append(request)
                     held.update(instruction.outs)
                     index += 1
                 case Combine():
-                    dying = tuple(r for r in instruction.inputs if r not in self.values and last[r] == position)
                     operations.append(self.bind_combine(instruction, dying))
-                    held.difference_update(dying)
                 case Transform():
-                    operations.append(partial(self.transform, instruction))
+                    operations.append(partial(self.transform, instruction, dying))
+                    held.add(instruction.out)
                 case Boundary():
-                    operations.append(partial(self.boundary, instruction))
+                    operations.append(partial(self.boundary, instruction, dying))
+            held.difference_update(dying)
         return operations
 
     def bind_combine(self, combine: Combine, dying: tuple[Register, ...]) -> Callable[[], None]:
-        """A call bound to buffers and coefficients; the general one where strides differ or gradients flow.
-
-        Args:
-            combine: The instruction.
-            dying: Network outputs that nothing reads afterwards, to be let go.
-
-        """
+        """A call bound to buffers and coefficients; the general one where strides differ or gradients flow."""
         values, fused = self.values, self.check == "fused" and self.device.type == "cpu"
         noise = [kernels.Noise(self.seed, draw, self.samples) for draw in combine.draws] or None
         scales = combine.scales or None
@@ -271,8 +262,7 @@ class Executor:
         """The output as the run keeps it: without a graph, and not in memory that the run will write to."""
         if output.requires_grad:
             output = output.detach()
-        start = request.input.data_ptr()
-        if start <= output.data_ptr() < start + self.extent:  # a network that returns its input, or a view of it
+        if self.lies_in(output, request.input):  # a network that returns its input
             output = output.clone()
         elif request.kept and self.extent and any(self.values[r].data_ptr() == output.data_ptr() for r in request.kept):
             raise ArgumentError(
@@ -313,7 +303,7 @@ class Executor:
             self.supply(evaluate(request.input, request.time, request.branches))
         return self.result
 
-    def transform(self, instruction: Transform) -> None:
+    def transform(self, instruction: Transform, dying: tuple[Register, ...]) -> None:
         """Call the user's function."""
         source = self.values[instruction.input]
         out = self.transforms[instruction.name](source, instruction.time)
@@ -322,11 +312,13 @@ class Executor:
                 f"transform {instruction.name!r} at step {instruction.step}, t = {instruction.time:.4g}", out, self
             )
         if not self.differentiable:
-            out = out.clone() if out.data_ptr() == source.data_ptr() else out
-            (self.irregular.discard if out.stride() == self.strides else self.irregular.add)(instruction.out)
+            out = out.clone() if self.lies_in(out, source) else out
+            if out.stride() != self.strides:
+                self.irregular.add(instruction.out)
         self.values[instruction.out] = out
+        self.release(dying)
 
-    def boundary(self, instruction: Boundary) -> None:
+    def boundary(self, instruction: Boundary, dying: tuple[Register, ...]) -> None:
         """Show the state to every hook, and take what it returns."""
         denoised = None if instruction.denoised is None else self.values[instruction.denoised]
         for hook in self.hooks:
@@ -344,6 +336,17 @@ class Executor:
                 self.values[instruction.state] = new
             elif new is not state.state:
                 state.state.copy_(new)
+        self.release(dying)
+
+    def release(self, registers: tuple[Register, ...]) -> None:
+        """Let go of tensors that nothing reads any more."""
+        for register in registers:
+            del self.values[register]
+
+    def lies_in(self, tensor: Tensor, memory: Tensor) -> bool:
+        """Whether it is ``memory``, a tensor like the state, or a view of it."""
+        start = memory.data_ptr()
+        return start <= tensor.data_ptr() < start + self.extent
 
     def fits(self, tensor: object) -> bool:
         """Whether it is a tensor like the state."""

@@ -75,10 +75,8 @@ def reads(instruction: Instruction) -> tuple[Register, ...]:
     match instruction:
         case Combine():
             return instruction.inputs
-        case Boundary(denoised=None):
-            return (instruction.state,)
         case Boundary():
-            return (instruction.state, instruction.denoised)
+            return (instruction.state,) if instruction.denoised is None else (instruction.state, instruction.denoised)
         case _:
             return (instruction.input,)
 

@@ -73,6 +73,6 @@ class Diffusion:
     @classmethod
     def of(cls, value: Diffusion | str | float) -> Diffusion:
         """A diffusion from itself, from the name of a form, or from a constant."""
-        if isinstance(value, cls):
+        if isinstance(value, Diffusion):
             return value
-        return cls(value) if isinstance(value, str) else cls("constant", float(value))
+        return cls(value) if isinstance(value, str) else cls("constant", value)
