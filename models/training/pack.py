@@ -47,6 +47,7 @@ def pack(run: Path, target: Path) -> dict[str, Any]:
         "architecture": {"name": recipe["architecture"], "arguments": recipe["arguments"]},
         "parameters": sum(value.numel() for value in weights.values()),
         "input": "images [B, 1, 28, 28] in [-1, 1]",
+        "shape": [1, 28, 28],
         "scaling": "u / 127.5 - 1 for pixels u in 0..255",
         **(_flow_facts(recipe) if velocity else {"augmentation": "shift 2 px, rotation 10 degrees, scale 10 %"}),
         "data": {
