@@ -3,6 +3,9 @@ import threading
 
 import pytest
 import torch
+from torch import nn
+
+from pushforward.errors import ArgumentError, ShapeError, UnknownNameError
 from pushforward.models import (
     EDM,
     Guidance,
@@ -13,9 +16,6 @@ from pushforward.models import (
     prediction,
     reference_mixture,
 )
-from torch import nn
-
-from pushforward.errors import ArgumentError, ShapeError, UnknownNameError
 
 
 class Spy:

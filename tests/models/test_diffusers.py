@@ -10,6 +10,7 @@ with warnings.catch_warnings():  # of the libraries' own imports
     warnings.simplefilter("ignore", FutureWarning)
     import diffusers
 
+from pushforward.errors import ArgumentError, ShapeError, UnknownNameError
 from pushforward.models import (
     EDM,
     VE,
@@ -20,8 +21,6 @@ from pushforward.models import (
     reference_mixture,
 )
 from pushforward.models.diffusers import read_scheduler
-
-from pushforward.errors import ArgumentError, ShapeError, UnknownNameError
 
 TIMES = (0.0, 0.3, 1.0)
 UNET = {"block_out_channels": (8, 8), "layers_per_block": 1, "norm_num_groups": 4, "sample_size": 8}

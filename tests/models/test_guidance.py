@@ -4,9 +4,9 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pushforward.models import Guidance, Linear, VPLinear
 
 from pushforward.errors import ArgumentError
+from pushforward.models import Guidance, Linear, VPLinear
 
 FINITE = st.floats(-1e3, 1e3)
 

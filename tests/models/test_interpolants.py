@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from pushforward.errors import ArgumentError, UnknownNameError
 from pushforward.models import (
     EDM,
     VE,
@@ -17,8 +19,6 @@ from pushforward.models import (
     interpolant_from_config,
 )
 from pushforward.models.interpolants import INTERPOLANTS
-
-from pushforward.errors import ArgumentError, UnknownNameError
 
 DDPM = DiscreteDDPM.linear()
 PATHS = [

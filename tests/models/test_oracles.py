@@ -5,6 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.integrate import solve_ivp
+from scipy.stats import multivariate_normal
+
+from pushforward.errors import ArgumentError, ShapeError, SingularTimeError
 from pushforward.models import (
     EDM,
     VE,
@@ -18,10 +22,6 @@ from pushforward.models import (
     reference_mixture,
 )
 from pushforward.models.oracles.components import WRITTEN_OUT
-from scipy.integrate import solve_ivp
-from scipy.stats import multivariate_normal
-
-from pushforward.errors import ArgumentError, ShapeError, SingularTimeError
 
 PATHS = [Linear(), Trigonometric(), VPLinear(), Cosine(), VE(), EDM(), DiscreteDDPM.linear()]
 SMOOTH = PATHS[:-1]  # an integrator sees the kinks of a discrete path

@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from pushforward.errors import ArgumentError, SingularTimeError, UnknownNameError
 from pushforward.models import (
     EDM,
     VE,
@@ -26,8 +28,6 @@ from pushforward.models import (
 )
 from pushforward.models.clocks import CLOCKS, SHORTHANDS
 from pushforward.models.predictions import PREDICTIONS, QUANTITIES
-
-from pushforward.errors import ArgumentError, SingularTimeError, UnknownNameError
 
 EPS = torch.finfo(torch.float64).eps
 PATHS = [Linear(), Trigonometric(), VPLinear(), Cosine(), VE(), EDM(), DiscreteDDPM.linear()]

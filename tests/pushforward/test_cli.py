@@ -23,10 +23,10 @@ def test_sample_writes_a_picture_and_says_what_it_did(tmp_path: Path) -> None:
     result = run("sample", "--steps", "2", "--labels", "37", "--columns", "3", "--out", "out.png", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "6 samples of digits28-base, pseudo_corrector, 3 NFE (6 forward passes)" in result.stdout
-    picture = Image.open(tmp_path / "out.png")
-    assert picture.format == "PNG"
-    assert picture.width > 3 * 28
-    assert picture.height > 2 * 28
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width > 3 * 28
+        assert picture.height > 2 * 28
 
 
 def test_solvers_lists_every_solver() -> None:
@@ -80,7 +80,8 @@ def test_a_picture_shows_its_images(tmp_path: Path) -> None:
     images = torch.full((4, 1, 8, 8), -1.0)
     images[3] = 1.0
     save_grid(images, tmp_path / "p.png", rows=["a", "b"], scale=1)
-    shown = Image.open(tmp_path / "p.png").convert("L")
+    with Image.open(tmp_path / "p.png") as picture:
+        shown = picture.convert("L")
     assert shown.getpixel((24 + 10 + 4, 2 + 10 + 4)) == 255
     assert shown.getpixel((24 + 4, 2 + 10 + 4)) == 0
     with pytest.raises(ShapeError, match="images"):
