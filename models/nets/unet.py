@@ -33,7 +33,7 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """Maps times [B] to embeddings [B, width], in the dtype of the weights."""
-        dtype, count = self.mlp[0].weight.dtype, self.frequencies
+        dtype, count = next(self.mlp.parameters()).dtype, self.frequencies
         wide = torch.promote_types(dtype, torch.float32)
         angular = torch.logspace(3, 3 - 4 * (count - 1) / count, count, dtype=wide, device=t.device)
         angle = t.to(wide)[:, None] * angular
@@ -209,5 +209,6 @@ def _describe(x: Tensor) -> str:
 
 def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:
     nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer

@@ -9,12 +9,13 @@ held-out digits, and beside each stands what real data attains.
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..bundled.loader import WEIGHTS, card, load
+from ..nets import DigitClassifier, DigitUNet
 from . import metrics
 from .digits import Digits, load_digits28
 from .pack import write_card
@@ -38,7 +39,7 @@ RUNS = (  # method, steps, guidance weight: 20 Heun steps as the reference, then
 
 
 @torch.no_grad()
-def draw(net: nn.Module, labels: Tensor, *, seed: int, method: str, steps: int, guidance: float = 1.0) -> Tensor:
+def draw(net: DigitUNet, labels: Tensor, *, seed: int, method: str, steps: int, guidance: float = 1.0) -> Tensor:
     r"""Integrates the guided velocity from noise to data on a uniform grid, in batches of 250.
 
     .. math:: v = v_\varnothing + w (v_y - v_\varnothing)
@@ -79,7 +80,13 @@ def draw(net: nn.Module, labels: Tensor, *, seed: int, method: str, steps: int, 
 
 
 def evaluate_velocity(
-    net: nn.Module, judge: nn.Module, train: Digits, held_out: Digits, *, sampler: Sampler = draw, count: int = 1000
+    net: DigitUNet,
+    judge: DigitClassifier,
+    train: Digits,
+    held_out: Digits,
+    *,
+    sampler: Sampler = draw,
+    count: int = 1000,
 ) -> dict[str, Any]:
     """All sample metrics of one velocity network.
 
@@ -117,7 +124,9 @@ def evaluate_velocity(
     return report
 
 
-def _describe(images: Tensor, labels: Tensor, judge: nn.Module, train: Digits, held_out: Digits) -> dict[str, Any]:
+def _describe(
+    images: Tensor, labels: Tensor, judge: DigitClassifier, train: Digits, held_out: Digits
+) -> dict[str, Any]:
     agreement = metrics.class_agreement(judge(images), labels)
     features, real = judge.features(images), judge.features(held_out.images)
     flat, flat_held = images.flatten(1), held_out.images.flatten(1)
@@ -136,7 +145,7 @@ def _describe(images: Tensor, labels: Tensor, judge: nn.Module, train: Digits, h
     }
 
 
-def _real(judge: nn.Module, train: Digits, held_out: Digits, count: int) -> dict[str, float]:
+def _real(judge: DigitClassifier, train: Digits, held_out: Digits, count: int) -> dict[str, float]:
     """The same distances between real sets of the same sizes, and from noise: the attainable and the worthless."""
     first, second = _half(train, count, 0), _half(train, count, 1)
     flat, flat_held = first.flatten(1), held_out.images.flatten(1)
@@ -177,7 +186,7 @@ def _rounded(value: float) -> float:
 
 def main() -> None:
     """Measures the models in a folder and rewrites their cards."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=WEIGHTS)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
@@ -189,10 +198,10 @@ def main() -> None:
         facts["metrics"] = {"held_out_accuracy": accuracy(load(name, folder=options.folder), held_out)}
         write_card(facts, options.folder)
         print(name, facts["metrics"], flush=True)
-    judge = load("digits28-classifier-b", folder=options.folder)
+    judge = cast(DigitClassifier, load("digits28-classifier-b", folder=options.folder))
     base = load("digits28-base", folder=options.folder)
     for name in ("digits28-base", "digits28-small"):
-        net, facts = load(name, folder=options.folder), card(name, folder=options.folder)
+        net, facts = cast(DigitUNet, load(name, folder=options.folder)), card(name, folder=options.folder)
         facts["metrics"] = evaluate_velocity(net, judge, train, held_out)
         if name == "digits28-small":
             facts["metrics"]["cosine_similarity_with_base"] = compare_velocities(net, base, held_out)

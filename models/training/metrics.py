@@ -18,7 +18,7 @@ class Share(NamedTuple):
 
     value: float
     error: float
-    count: int
+    size: int
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> float:

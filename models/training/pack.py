@@ -105,7 +105,7 @@ def _flow_facts(recipe: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Packs every finished run below a folder."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", required=True, type=Path)
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     options = parser.parse_args()

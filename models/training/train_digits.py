@@ -99,7 +99,7 @@ def draw_times(count: int, uniform: float, generator: torch.Generator) -> Tensor
     return torch.where(flat, torch.rand(count, generator=generator, dtype=torch.float64), logit_normal).float()
 
 
-def flow_loss(net: nn.Module, x1: Tensor, label: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+def flow_loss(net: DigitUNet, x1: Tensor, label: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
     """Mean squared error of the velocity x_1 - x_0 at x_t = t x_1 + (1 - t) x_0 (Lipman et al. 2023).
 
     A share `label_dropout` of the labels becomes the null label (Ho & Salimans 2022).
@@ -180,7 +180,8 @@ class Trainer:
         self.optimiser.step()
         decay = min(recipe.ema, (1 + step) / (10 + step))
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
+            for average, parameter in zip(self.average.values(), self.parameters.values(), strict=True):
+                average.lerp_(parameter, 1 - decay)
         self.step += 1
         return loss.item()
 
@@ -216,7 +217,7 @@ def accuracy(net: nn.Module, data: Digits) -> float:
 
 def main() -> None:
     """Trains one model and writes `NAME.safetensors` (averaged weights, float32) and `NAME.json` (run record)."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", required=True, choices=sorted(RECIPES))
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--steps", type=int, help="shorten the run, for a trial only: the schedule shrinks with it")
