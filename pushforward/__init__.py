@@ -6,8 +6,8 @@ evaluations and linear combinations, and runs on fused kernels. Start with :func
 
 from . import errors, kernels, models, solvers
 from .errors import PushforwardError
-from .sample import Trajectory, make_plan, sample
-from .solvers import Executor, Plan, grid, solver
+from .sample import make_plan, sample
+from .solvers import Executor, Plan, Trajectory, grid, solver
 
 __version__ = "0.1.0"
 

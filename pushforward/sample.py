@@ -15,8 +15,9 @@ from . import kernels, solvers
 from .errors import ArgumentError, DtypeError, ShapeError
 from .models import Guidance, Model, Prediction
 from .solvers import Executor, FixedGridSolver, Hook, Plan
-from .solvers.executor import Check, replaces_state
+from .solvers.executor import Check
 from .solvers.grids import GridFunction
+from .solvers.hooks import replaces_state
 from .solvers.solver import LastStep
 
 TRANSFORM = "transform"
@@ -113,7 +114,7 @@ def sample(
         samples: Ids of the samples, int64 [B]; 0 .. B - 1 by default. ``torch.tensor([2])`` draws sample 2 alone.
         backward: Integrate from data (``start``, then a tensor) to noise.
         transform: Function of (clean estimate, time) applied to every clean estimate, for instance a clamp.
-        hooks: Called at the end of every step; see :class:`pushforward.solvers.Hook` and :class:`Trajectory`.
+        hooks: Called at the end of every step; see :class:`pushforward.solvers.Hook` and :class:`pushforward.Trajectory`.
         progress: Show a progress bar on stderr.
         last_step: See :func:`pushforward.solvers.plan`.
         check: See :class:`pushforward.solvers.Executor`.
@@ -238,33 +239,3 @@ def progress_bar() -> Progress:
         TimeElapsedColumn(),
         console=Console(stderr=True),
     )
-
-
-class Trajectory:
-    """A hook that keeps every state of a run, and the clean estimates.
-
-    Attributes:
-        times: End times of the steps so far.
-        states, denoised: A copy of the state, and of the clean estimate (None where there is none), for each.
-
-    Example:
-        >>> import pushforward as pf
-        >>> path = pf.Trajectory()
-        >>> x = pf.sample(pf.models.GaussianOracle([0.0], [[1.0]]).model(), (4, 1), steps=3, hooks=[path])
-        >>> len(path.states), bool((path.states[-1] == x).all())
-        (3, True)
-
-    """
-
-    replaces_state = False
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-        self.states: list[Tensor] = []
-        self.denoised: list[Tensor | None] = []
-
-    def __call__(self, state: solvers.StepState) -> None:
-        """Copy what the step shows."""
-        self.times.append(state.time)
-        self.states.append(state.state.clone())
-        self.denoised.append(None if state.denoised is None else state.denoised.clone())

@@ -6,8 +6,9 @@ if (
     __version__ = "0"
 else:
     from . import exponential, ode, sde
-    from .executor import Executor, Hook, Request, StepState
+    from .executor import Executor, Request
     from .grids import GRIDS, Cosine, Karras, LogSNR, Shifted, Uniform, grid
+    from .hooks import Hook, StepState, Trajectory
     from .plan import Cost, Expression, Plan, StepBuilder
     from .sde import Diffusion
     from .solver import FixedGridSolver, plan, register, solver, solvers
@@ -28,6 +29,7 @@ else:
         "Shifted",
         "StepBuilder",
         "StepState",
+        "Trajectory",
         "Uniform",
         "exponential",
         "grid",

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal, Protocol, TypeAlias, cast
+from typing import Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 from .. import kernels
 from ..errors import ArgumentError, DtypeError, NotFiniteError, PlanError, ShapeError
 from .diagnosis import mismatch, not_finite, not_finite_output, where
+from .hooks import Hook, StepState, replaces_state
 from .plan import Boundary, Combine, Evaluate, Plan, Register, Transform
 from .plan.instructions import reads
 from .plan.optimiser import last_reads
@@ -43,43 +43,25 @@ class Request:
 
 
 @dataclass(slots=True)
-class StepState:
-    """What a hook sees at the end of a step.
+class Bound:
+    """An instruction other than an evaluation, ready to run.
 
     Attributes:
-        step, steps: The step that ended, from 0, and how many there are.
-        time: Its end time.
-        state: The sample at ``time``. A buffer of the run: clone what you keep.
-        denoised: The step's latest estimate of the clean sample, or None where the network does not determine it.
-
+        instruction: What it does.
+        dying: Tensors of others that nothing reads afterwards, to be let go.
+        prepared, changing: For a combination: the kernel call, and the inputs that come with each call.
     """
 
-    step: int
-    steps: int
-    time: float
-    state: Tensor
-    denoised: Tensor | None
+    instruction: Combine | Transform | Boundary
+    dying: tuple[Register, ...]
+    prepared: kernels.PreparedCombine | None = None
+    changing: tuple[Register, ...] = ()
 
 
-class Hook(Protocol):
-    """Called at the end of every step; may return a new state, of the same shape, dtype and device.
-
-    A hook that never does should say so with ``replaces_state = False``: then steps may be fused across it.
-    """
-
-    def __call__(self, state: StepState) -> Tensor | None:
-        """Look, and return None or the new state."""
-        ...
-
-
+Operation: TypeAlias = Request | Bound
 EvaluateFunction: TypeAlias = Callable[[Tensor, float, tuple[str, ...]], Sequence[Tensor]]
 """``evaluate(input, time, branches)`` returns one raw output for each branch."""
 TransformFunction: TypeAlias = Callable[[Tensor, float], Tensor]
-
-
-def replaces_state(hooks: Sequence[Hook]) -> bool:
-    """Whether any of the hooks may write a new state."""
-    return any(getattr(hook, "replaces_state", True) for hook in hooks)
 
 
 class Executor:
@@ -139,21 +121,21 @@ class Executor:
         if not differentiable:
             buffers = [torch.empty_like(start) for _ in {buffer for _, buffer in plan.buffers}]
             self.values.update((register, buffers[buffer]) for register, buffer in plan.buffers)
-        self.irregular: set[Register] = set()
+        self.fused = check == "fused" and self.device.type == "cpu"
+        self.irregular: set[Register] = set()  # foreign tensors whose strides are not the state's
         self.pending: Request | None = None
         self.position = 0
         self.operations = self.bind()
 
     # --- binding: everything that does not change from call to call ---------------------------------------------
 
-    def bind(self) -> list[Request | Callable[[], None]]:
-        """Each instruction as a request to hand out, or as a function to call."""
-        operations: list[Request | Callable[[], None]] = []
+    def bind(self) -> list[Operation]:
+        """Each instruction with what it needs, in plain records: an executor is in no reference cycle."""
+        operations: list[Operation] = []
         last, index, held = last_reads(self.plan.instructions), 0, set[Register]()
         for position, instruction in enumerate(self.plan.instructions):
-            # Tensors of others that nothing reads after this instruction, to be let go.
-            foreign = (r for r in reads(instruction) if r not in self.values and r != self.plan.result)
-            dying = tuple(r for r in foreign if last[r] == position)
+            foreign = [r for r in reads(instruction) if r not in self.values and r != self.plan.result]
+            dying = tuple([r for r in foreign if last[r] == position])
             match instruction:
                 case Evaluate():
                     source = cast(Tensor, self.values.get(instruction.input))  # None until it is known: see __next__
@@ -165,51 +147,27 @@ class Executor:
                 case Combine():
                     operations.append(self.bind_combine(instruction, dying))
                 case Transform():
-                    operations.append(partial(self.transform, instruction, dying))
+                    operations.append(Bound(instruction, dying))
                     held.add(instruction.out)
                 case Boundary():
-                    operations.append(partial(self.boundary, instruction, dying))
+                    operations.append(Bound(instruction, dying))
             held.difference_update(dying)
         return operations
 
-    def bind_combine(self, combine: Combine, dying: tuple[Register, ...]) -> Callable[[], None]:
-        """A call bound to buffers and coefficients; the general one where strides differ or gradients flow."""
-        values, fused = self.values, self.check == "fused" and self.device.type == "cpu"
-        noise = [kernels.Noise(self.seed, draw, self.samples) for draw in combine.draws] or None
-        scales = combine.scales or None
-
-        def general() -> None:
-            outs = None if self.differentiable else [values[register] for register in combine.outs]
-            results = kernels.combine(
-                [values[r] for r in combine.inputs], combine.matrix, out=outs, noise=noise, scale=scales
-            )
-            values.update(zip(combine.outs, results, strict=True))
-            if fused and not all(bool(result.isfinite().all()) for result in results):
-                raise not_finite(self, combine)
-            for register in dying:
-                del values[register]
-
+    def bind_combine(self, combine: Combine, dying: tuple[Register, ...]) -> Bound:
+        """A call bound to buffers and coefficients, unless gradients flow."""
         if self.differentiable:
-            return general
-        changing = tuple(register for register in combine.inputs if register not in values)
-        prepared = kernels.prepare(
-            [values.get(r) for r in combine.inputs],
-            combine.matrix,
-            [values[r] for r in combine.outs],
-            noise=noise,
-            scale=scales,
-        )
+            return Bound(combine, dying)
+        given = [self.values.get(register) for register in combine.inputs]
+        changing = tuple([r for r, value in zip(combine.inputs, given, strict=True) if value is None])
+        outs = [self.values[register] for register in combine.outs]
+        scales = combine.scales or None
+        prepared = kernels.prepare(given, combine.matrix, outs, noise=self.noise(combine), scale=scales)
+        return Bound(combine, dying, prepared, changing)
 
-        def fast() -> None:
-            if self.irregular and not self.irregular.isdisjoint(changing):
-                return general()
-            status = prepared(*[values[register] for register in changing])
-            if status and fused:
-                raise not_finite(self, combine)
-            for register in dying:
-                del values[register]
-
-        return fast
+    def noise(self, combine: Combine) -> list[kernels.Noise] | None:
+        """The draws of the combination, keyed for this run."""
+        return [kernels.Noise(self.seed, draw, self.samples) for draw in combine.draws] or None
 
     # --- the run ------------------------------------------------------------------------------------------------
 
@@ -221,16 +179,21 @@ class Executor:
             raise PlanError(
                 "executor", got="a request for the next evaluation", expected="supply() for the last one first"
             )
-        operations, count = self.operations, len(self.operations)
-        while self.position < count:
+        operations, values = self.operations, self.values
+        while self.position < len(operations):
             operation = operations[self.position]
             self.position += 1
             if isinstance(operation, Request):
                 self.pending = operation
                 if operation.input is None or self.differentiable:
-                    operation.input = self.values[self.plan.evaluations[operation.index].input]
+                    operation.input = values[self.plan.evaluations[operation.index].input]
                 return operation
-            operation()
+            if operation.prepared is None or (self.irregular and not self.irregular.isdisjoint(operation.changing)):
+                self.execute(operation)
+            elif operation.prepared(*[values[register] for register in operation.changing]) and self.fused:
+                raise not_finite(self, cast(Combine, operation.instruction))
+            for register in operation.dying:
+                del values[register]
         self.finish()
         raise StopIteration
 
@@ -303,29 +266,45 @@ class Executor:
             self.supply(evaluate(request.input, request.time, request.branches))
         return self.result
 
-    def transform(self, instruction: Transform, dying: tuple[Register, ...]) -> None:
+    def execute(self, operation: Bound) -> None:
+        """An instruction that is not bound to a kernel call."""
+        match operation.instruction:
+            case Combine() as combine:
+                self.combine(combine)
+            case Transform() as transform:
+                self.transform(transform)
+            case Boundary() as boundary:
+                self.boundary(boundary)
+
+    def combine(self, combine: Combine) -> None:
+        """The general call, for outputs with strides of their own and for gradients."""
+        values = self.values
+        inputs, scales = [values[register] for register in combine.inputs], combine.scales or None
+        outs = None if self.differentiable else [values[register] for register in combine.outs]
+        results = kernels.combine(inputs, combine.matrix, out=outs, noise=self.noise(combine), scale=scales)
+        values.update(zip(combine.outs, results, strict=True))
+        if self.fused and not all([bool(result.isfinite().all()) for result in results]):
+            raise not_finite(self, combine)
+
+    def transform(self, instruction: Transform) -> None:
         """Call the user's function."""
         source = self.values[instruction.input]
         out = self.transforms[instruction.name](source, instruction.time)
         if not self.fits(out):
-            raise mismatch(
-                f"transform {instruction.name!r} at step {instruction.step}, t = {instruction.time:.4g}", out, self
-            )
+            place = f"transform {instruction.name!r} at step {instruction.step}, t = {instruction.time:.4g}"
+            raise mismatch(place, out, self)
         if not self.differentiable:
             out = out.clone() if self.lies_in(out, source) else out
             if out.stride() != self.strides:
                 self.irregular.add(instruction.out)
         self.values[instruction.out] = out
-        self.release(dying)
 
-    def boundary(self, instruction: Boundary, dying: tuple[Register, ...]) -> None:
+    def boundary(self, instruction: Boundary) -> None:
         """Show the state to every hook, and take what it returns."""
         denoised = None if instruction.denoised is None else self.values[instruction.denoised]
         for hook in self.hooks:
-            state = StepState(
-                instruction.step, self.plan.steps, instruction.time, self.values[instruction.state], denoised
-            )
-            new = hook(state)
+            current = self.values[instruction.state]
+            new = hook(StepState(instruction.step, self.plan.steps, instruction.time, current, denoised))
             if new is None:
                 continue
             if not instruction.replaceable:
@@ -334,14 +313,8 @@ class Executor:
                 raise mismatch(f"hook at the end of step {instruction.step}, t = {instruction.time:.4g}", new, self)
             if self.differentiable:
                 self.values[instruction.state] = new
-            elif new is not state.state:
-                state.state.copy_(new)
-        self.release(dying)
-
-    def release(self, registers: tuple[Register, ...]) -> None:
-        """Let go of tensors that nothing reads any more."""
-        for register in registers:
-            del self.values[register]
+            elif new is not current:
+                current.copy_(new)
 
     def lies_in(self, tensor: Tensor, memory: Tensor) -> bool:
         """Whether it is ``memory``, a tensor like the state, or a view of it."""

@@ -249,6 +249,27 @@ def test_network_outputs_are_let_go_when_they_are_no_longer_needed() -> None:
         gc.enable()
 
 
+def test_a_run_is_in_no_reference_cycle() -> None:
+    """Its buffers are gone when it is, not when the garbage collector finds them."""
+    import gc
+    import weakref
+
+    gc.collect()
+    gc.disable()
+    try:
+        for complete in (True, False):
+            run = Executor(make("heun", replace=True), noise(2, 3), hooks=[lambda state: None])
+            if complete:
+                run.run(field)
+            else:
+                next(run)
+            gone = weakref.ref(run)
+            del run
+            assert gone() is None
+    finally:
+        gc.enable()
+
+
 # --- hooks -----------------------------------------------------------------------------------------------------
 
 
