@@ -108,6 +108,24 @@ struct Float16 : Sixteen<Float16> {
   PF_HD static typename Lanes::U narrow(typename Lanes::F x) {
     return narrow_half<Lanes>(x);
   }
+// Processors convert half precision themselves, to the same bits (a NaN may keep more of its payload).
+#if defined(__AVX512F__)
+  PF_HD static Pack load_pack(const Stored* p) { return (Pack)_mm512_cvtph_ps(load<__m256i>(p)); }
+#elif defined(__F16C__)
+  PF_HD static Pack load_pack(const Stored* p) { return (Pack)_mm256_cvtph_ps(load<__m128i>(p)); }
+#endif
 };
+
+#if defined(__AVX512F__)
+template <>
+PF_HD Words32 Float16::narrow<ManyLanes>(Floats x) {
+  return (Words32)_mm512_cvtepu16_epi32(_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+#elif defined(__F16C__)
+template <>
+PF_HD Words32 Float16::narrow<ManyLanes>(Floats x) {
+  return (Words32)_mm256_cvtepu16_epi32(_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+#endif
 
 }  // namespace pushforward::PF_ISA

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from pushforward.kernels import Draw, Noise, backend, backends, combine, normal
 
 AVAILABLE = [name for name, state in backends().items() if state == "available"]

@@ -7,10 +7,10 @@ import textwrap
 
 import pytest
 import torch
-from pushforward.kernels import backend, backends, combine, dispatch
-from pushforward.kernels.dispatch import chosen_backend
 
 from pushforward.errors import BackendError, UnknownNameError
+from pushforward.kernels import backend, backends, combine, dispatch
+from pushforward.kernels.dispatch import chosen_backend
 
 NATIVE = backends()["native"] == "available"
 WITHOUT_NATIVE = "import sys; sys.modules['pushforward.kernels._native'] = None\n"

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from pushforward.kernels import Draw, Noise, backend, backends, combine, normal, prepare
 
 from pushforward.errors import ArgumentError, BackendError, DeviceError, DtypeError, ShapeError, UnknownNameError
+from pushforward.kernels import Draw, Noise, backend, backends, combine, normal, prepare
 
 x = torch.zeros(2, 3)
 key = Noise(0, Draw(1, 0))

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from pushforward.kernels import Draw, Noise, backend, backends, combine, normal
 from torch.utils.flop_counter import FlopCounterMode
+
+from pushforward.kernels import Draw, Noise, backend, backends, combine, normal
 
 AVAILABLE = [name for name, state in backends().items() if state == "available"]
 KEY = Noise(3, Draw(1, 2), torch.tensor([5, 6]))

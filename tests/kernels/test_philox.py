@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
-from pushforward.kernels import Draw, Noise, backend, backends, combine, normal, philox
 from scipy.special import ndtr
+
+from pushforward.kernels import Draw, Noise, backend, backends, combine, normal, philox
 
 KNOWN = [  # Random123's kat_vectors for philox4x32-10: counter, key, words
     ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from pushforward.kernels import Draw, Noise, backend, backends, combine, prepare
 
 AVAILABLE = [name for name, state in backends().items() if state == "available"]
