@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from pushforward.kernels import Draw, Noise, backends, combine, normal, prepare
 
 NOISE = Noise(0, Draw(1, 0))

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import torch
 from _harness import Benchmark, main, repeated
-from pushforward.kernels import Draw, Noise, combine, normal, prepare
 from torch import Tensor
+
+from pushforward.kernels import Draw, Noise, combine, normal, prepare
 
 WEIGHTS = (0.3, -0.7, 1.1, 0.2, -0.4, 0.9, 0.6)
 
