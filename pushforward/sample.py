@@ -114,7 +114,7 @@ def sample(
         samples: Ids of the samples, int64 [B]; 0 .. B - 1 by default. ``torch.tensor([2])`` draws sample 2 alone.
         backward: Integrate from data (``start``, then a tensor) to noise.
         transform: Function of (clean estimate, time) applied to every clean estimate, for instance a clamp.
-        hooks: Called at the end of every step; see :class:`pushforward.solvers.Hook` and :class:`pushforward.Trajectory`.
+        hooks: Called at the end of every step; see :class:`pushforward.solvers.Hook` and :class:`Trajectory`.
         progress: Show a progress bar on stderr.
         last_step: See :func:`pushforward.solvers.plan`.
         check: See :class:`pushforward.solvers.Executor`.

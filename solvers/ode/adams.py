@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ...errors import ArgumentError
-from ..plan import StepBuilder
+from ..plan import Expression, StepBuilder
 from ..solver import FixedGridSolver, register
 from .runge_kutta import RK4, Euler, Kutta3, runge_kutta_step, weighted
 
@@ -35,10 +36,10 @@ def adams_weights(nodes: Sequence[float], start: float, stop: float) -> tuple[fl
 
 
 class AdamsMethod(FixedGridSolver):
-    """Shared by both families: the order, and the Runge-Kutta steps before there is enough history.
+    """Shared by both families: history, and the Runge-Kutta steps before there is enough of it.
 
     A start of lower order would cap the whole method: one step of order q leaves an error O(h^(q+1)) that never
-    goes away.
+    goes away. Euler suffices for order 2, then Kutta's third-order method and the classical one.
     """
 
     order: int
@@ -48,9 +49,17 @@ class AdamsMethod(FixedGridSolver):
         if self.order not in STARTERS:
             raise ArgumentError("order", got=self.order, expected="2, 3 or 4")
 
-    def starting_step(self, s: StepBuilder) -> None:
-        """One Runge-Kutta step, remembering the velocity at its start."""
-        x, v = runge_kutta_step(s, STARTERS[self.order])
+    @abstractmethod
+    def next_state(self, s: StepBuilder, past: Sequence[Expression]) -> Expression:
+        """The state at ``t_next`` from the velocities at ``t`` and the ``order - 1`` times before it."""
+
+    def step(self, s: StepBuilder) -> None:
+        """A starting step, or a multistep one; either remembers the velocity at its start."""
+        if s.remembered < self.order - 1:
+            x, v = runge_kutta_step(s, STARTERS[self.order])
+        else:
+            v = s.velocity(s.x, s.t)
+            x = self.next_state(s, [v, *(s.history(k) for k in range(1, self.order))])
         s.advance(x, remember=v)
 
 
@@ -61,20 +70,15 @@ class AdamsMethod(FixedGridSolver):
 class AdamsBashforth(AdamsMethod):
     r"""Explicit Adams method of order p: :math:`x' = x + \sum_{j<p} w_j v_{n-j}`, one evaluation a step.
 
-    Uniform grid: (3, -1)/2, (23, -16, 5)/12, (55, -59, 37, -9)/24. The first p - 1 steps are Runge-Kutta steps
-    (Euler for p = 2, whose local error suffices; Kutta's third-order method; the classical method).
+    Uniform grid: (3, -1)/2, (23, -16, 5)/12, (55, -59, 37, -9)/24.
     """
 
     order: int = 2
 
-    def step(self, s: StepBuilder) -> None:
+    def next_state(self, s: StepBuilder, past: Sequence[Expression]) -> Expression:
         """Extrapolate the velocity over the step."""
-        if s.remembered < self.order - 1:
-            return self.starting_step(s)
-        v = s.velocity(s.x, s.t)
-        past = [v, *(s.history(k) for k in range(1, self.order))]
-        weights = adams_weights(s.grid[s.index - self.order + 1 : s.index + 1][::-1], s.t, s.t_next)
-        s.advance(s.x + weighted(weights, past), remember=v)
+        nodes = s.grid[s.index - self.order + 1 : s.index + 1][::-1]
+        return s.x + weighted(adams_weights(nodes, s.t, s.t_next), past)
 
 
 @register("abm2", order=2)
@@ -90,14 +94,9 @@ class AdamsBashforthMoulton(AdamsMethod):
 
     order: int = 2
 
-    def step(self, s: StepBuilder) -> None:
+    def next_state(self, s: StepBuilder, past: Sequence[Expression]) -> Expression:
         """Predict, evaluate, correct."""
-        if s.remembered < self.order - 1:
-            return self.starting_step(s)
-        v = s.velocity(s.x, s.t)
-        past = [v, *(s.history(k) for k in range(1, self.order))]
         nodes = s.grid[s.index - self.order + 1 : s.index + 2][::-1]
         predicted = s.x + weighted(adams_weights(nodes[1:], s.t, s.t_next), past)
         ahead = s.velocity(predicted, s.t_next)
-        weights = adams_weights(nodes[:-1], s.t, s.t_next)
-        s.advance(s.x + weighted(weights, [ahead, *past[:-1]]), remember=v)
+        return s.x + weighted(adams_weights(nodes[:-1], s.t, s.t_next), [ahead, *past[:-1]])

@@ -17,6 +17,7 @@ from problems import START, STEPS, STOP, gaussian_flow, mixture_flow, shows_orde
 from pushforward import solvers
 from pushforward.models import GaussianOracle, Linear
 from pushforward.solvers import FixedGridSolver, StepBuilder
+from pushforward.solvers.ode.adams import AdamsMethod
 from pushforward.solvers.plan import Combine
 
 FACTOR = 1.05
@@ -67,7 +68,7 @@ def changed(combine: Combine, place: Place, factor: float) -> Combine:
 
 def regular_step(solver: FixedGridSolver) -> int:
     """The first step after the method has started: multistep methods begin with another one."""
-    return getattr(solver, "order", 1) - 1 if hasattr(solver, "starting_step") else min(1, solver.order - 1)
+    return solver.order - 1 if isinstance(solver, AdamsMethod) else min(1, solver.order - 1)
 
 
 def places(solver: FixedGridSolver) -> Iterator[Place]:
