@@ -80,7 +80,7 @@ class CMakeBuild(build_ext):
 
     def copy_extensions_to_source(self) -> None:
         """Copy what was built beside its package (editable installs); nothing, if nothing was."""
-        self.extensions = [ext for ext in self.extensions if Path(self.get_ext_fullpath(ext.name)).exists() or not ext.optional]
+        self.extensions = [ext for ext in self.extensions if Path(self.get_ext_fullpath(ext.name)).exists()]
         super().copy_extensions_to_source()
 
 
@@ -88,7 +88,10 @@ native = [] if option("PUSHFORWARD_NATIVE") == "off" else [Extension("pushforwar
 setup(
     packages=list(packages()),
     package_dir=packages(),
-    package_data={"pushforward": ["py.typed"], "pushforward.models.bundled": ["weights/*.safetensors", "weights/*.json"]},
+    package_data={
+        "pushforward": ["py.typed"],
+        "pushforward.models.bundled": ["weights/*.safetensors", "weights/*.json"],
+    },
     ext_modules=native,
     cmdclass={"build_ext": CMakeBuild},
 )

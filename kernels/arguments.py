@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -56,7 +56,7 @@ def terms(
         widths = (width,)
     else:
         single = len(weights) == 0 or not _is_row(weights[0])
-        rows = (weights,) if single else weights
+        rows: Any = (weights,) if single else weights
         weights = tuple([tuple([float(w) for w in row]) for row in rows])
         outputs, widths = len(weights), [len(row) for row in weights]
     if not 1 <= outputs <= MAX_OUTPUTS:
@@ -66,7 +66,7 @@ def terms(
             raise ShapeError("weights", got=f"a row of {width} coefficients", expected=f"{inputs}, one for each input")
 
     many = not (noise is None or isinstance(noise, Noise))
-    noises = () if noise is None else tuple(noise) if many else (noise,)
+    noises: tuple[Noise, ...] = () if noise is None else (noise,) if isinstance(noise, Noise) else tuple(noise)
     if (noise is None) != (scale is None):
         raise ArgumentError("scale", got=scale, expected="a scale where there is noise, and only there")
     if not noises:
@@ -81,15 +81,15 @@ def terms(
         if tuple(scale.shape[1:]) != sizes:
             raise ShapeError("scale", got=list(scale.shape), expected=f"{expected} = {[shape[0], *sizes]}")
         return Terms(weights, noises, scale.reshape(-1, outputs, len(noises)), single)
-    rows = [scale] if single else scale
+    given: Any = [scale] if single else scale
     try:
-        rows = tuple([tuple([float(s) for s in (row if many else [row])]) for row in rows])
+        scales = tuple([tuple([float(s) for s in (row if many else [row])]) for row in given])
     except TypeError:
-        rows = ()
-    if len(rows) != outputs or any(len(row) != len(noises) for row in rows):
+        scales = ()
+    if len(scales) != outputs or any(len(row) != len(noises) for row in scales):
         wanted = "a number" if not many else f"{len(noises)} numbers, one for each draw"
         raise ShapeError("scale", got=scale, expected=wanted if single else f"{outputs} rows, each {wanted}")
-    return Terms(weights, noises, rows, single)
+    return Terms(weights, noises, scales, single)
 
 
 def check_same(name: str, tensors: Sequence[Tensor], like: Tensor, like_name: str) -> None:
@@ -214,6 +214,6 @@ def _share_memory(a: Tensor, b: Tensor) -> bool:
 
     bits = torch.int64 if a.element_size() == 8 else torch.int32 if a.element_size() == 4 else torch.int16
     try:
-        return np.shares_memory(a.detach().view(bits).numpy(), b.detach().view(bits).numpy(), max_work=10**6)
+        return np.shares_memory(a.detach().view(bits).numpy(), b.detach().view(bits).numpy(), max_work=10**6)  # type: ignore[arg-type]  # the stubs allow -1, 0 and 1 only
     except np.exceptions.TooHardError:
         return True

@@ -201,7 +201,8 @@ def normal(
     if _is_compiling() or _modes() > 0:
         return ops.normal(shape, noise, dtype, torch.device(device))
     out = torch.empty(tuple(shape), dtype=dtype, device=device)
-    return combine((), (), out=out, noise=noise, scale=1.0)
+    combine((), (), out=out, noise=noise, scale=1.0)
+    return out
 
 
 def _needs_operator(inputs: Sequence[Tensor]) -> bool:

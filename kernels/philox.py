@@ -54,9 +54,8 @@ def philox4x32(counter: Sequence[Tensor | int], key: Sequence[Tensor | int]) -> 
         a, b = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]  # wraps modulo 2**64, which keeps the 64 bits we need
         c0, c1, c2, c3 = (b >> 32 & MASK) ^ c1 ^ k0, b & MASK, (a >> 32 & MASK) ^ c3 ^ k1, a & MASK
         k0, k1 = k0 + KEY_STEPS[0] & MASK, k1 + KEY_STEPS[1] & MASK
-    return tuple(
-        word.expand(torch.broadcast_shapes(c0.shape, c1.shape, c2.shape, c3.shape)) for word in (c0, c1, c2, c3)
-    )
+    shape = torch.broadcast_shapes(c0.shape, c1.shape, c2.shape, c3.shape)
+    return c0.expand(shape), c1.expand(shape), c2.expand(shape), c3.expand(shape)
 
 
 def stream_key(seed: int, draw: Draw, samples: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ def totals(inputs: Sequence[Tensor], parts: Terms, like: Tensor) -> list[Tensor]
     return sums
 
 
-def coefficients(rows: object, o: int, like: Tensor, wide: torch.dtype) -> Sequence[float | Tensor]:
+def coefficients(rows: Any, o: int, like: Tensor, wide: torch.dtype) -> Sequence[float | Tensor]:
     """Coefficients of output ``o``: numbers, or tensors that broadcast over a sample."""
     if not isinstance(rows, Tensor):
         return rows[o]
@@ -72,7 +73,7 @@ class Prepared:
         for slot, tensor in zip(self._slots, tensors, strict=True):
             inputs[slot] = tensor
         with torch.no_grad():
-            combine(inputs, self._parts, self._outs, self._status)
+            combine(cast(list[Tensor], inputs), self._parts, self._outs, self._status)
         if self._status is None:
             return 0
         status = int(self._status)
