@@ -18,9 +18,10 @@ bool Bound::settle_outputs(Job& job) {
   auto apart = [bytes](const Operand& a, const Operand& b) {
     return !a.contiguous || !b.contiguous || a.address + bytes <= b.address || b.address + bytes <= a.address;
   };
+  bool fresh = true;  // an output that is also an input was just read: its lines are there to be written
   for (int o = 0; o < job.outputs; ++o) {
     const Operand& out = job.out[o];
-    bool fresh = true;  // an output that is also an input was just read: its lines are there to be written
+    fresh = fresh && out.contiguous;
     for (int k = 0; k < job.inputs; ++k) {
       if (apart(out, job.in[k])) continue;
       if (job.in[k].address != out.address) return false;
@@ -29,8 +30,8 @@ bool Bound::settle_outputs(Job& job) {
     for (int other = 0; other < o; ++other) {
       if (!apart(out, job.out[other])) return false;
     }
-    job.past_cache[o] = large && fresh && out.contiguous;
   }
+  job.past_cache = large && fresh;
   return true;
 }
 

@@ -57,13 +57,13 @@ void set_weights(const Job& job, int64_t row, Block<Format>& block) {
 }
 
 // Everything contiguous and nothing to generate: one call of the inner loop. Else the work goes through buffers, a
-// chunk at a time: gather inputs, make normals, combine, then scatter or stream the outputs.
+// chunk at a time: gather inputs, make normals, combine, then scatter outputs.
 template <class Format>
 int run_rows(const Job& job, int64_t first, int64_t last, Block<Format>& block, Mix<Format> mix) {
   using Stored = typename Format::Stored;
   bool direct = job.draws == 0;
   for (int k = 0; k < job.inputs; ++k) direct = direct && job.in[k].contiguous;
-  for (int o = 0; o < job.outputs; ++o) direct = direct && job.out[o].contiguous && !job.past_cache[o];
+  for (int o = 0; o < job.outputs; ++o) direct = direct && job.out[o].contiguous;
   if (direct) {
     for (int k = 0; k < job.inputs; ++k) block.in[k] = reinterpret_cast<const Stored*>(job.in[k].address) + first;
     for (int o = 0; o < job.outputs; ++o) block.out[o] = reinterpret_cast<Stored*>(job.out[o].address) + first;
@@ -73,7 +73,6 @@ int run_rows(const Job& job, int64_t first, int64_t last, Block<Format>& block, 
   alignas(64) Stored out_buffer[max_outputs][chunk];
   alignas(64) float noise_buffer[max_draws][chunk];
   int status = 0;
-  bool fence = false;
   for (int64_t i = first; i < last;) {
     // Chunks end at multiples of the chunk: vectors of normals are then whole, and stores aligned, wherever possible.
     int64_t count = chunk - i % chunk;
@@ -91,21 +90,14 @@ int run_rows(const Job& job, int64_t first, int64_t last, Block<Format>& block, 
       block.noise[d] = noise_buffer[d];
     }
     for (int o = 0; o < job.outputs; ++o) {
-      const bool buffered = !job.out[o].contiguous || job.past_cache[o];
-      block.out[o] = buffered ? out_buffer[o] : reinterpret_cast<Stored*>(job.out[o].address) + i;
+      block.out[o] = job.out[o].contiguous ? reinterpret_cast<Stored*>(job.out[o].address) + i : out_buffer[o];
     }
     status |= mix(block, count);
     for (int o = 0; o < job.outputs; ++o) {
-      if (!job.out[o].contiguous) {
-        move<Stored, false>(job, job.out[o], i, count, out_buffer[o]);
-      } else if (job.past_cache[o]) {
-        stream(reinterpret_cast<Stored*>(job.out[o].address) + i, out_buffer[o], count * int64_t(sizeof(Stored)));
-        fence = true;
-      }
+      if (!job.out[o].contiguous) move<Stored, false>(job, job.out[o], i, count, out_buffer[o]);
     }
     i += count;
   }
-  if (fence) stream_fence();
   return status;
 }
 
@@ -115,12 +107,15 @@ int run_format(const Job& job, int64_t first, int64_t last) {
   block.inputs = job.inputs;
   block.outputs = job.outputs;
   block.draws = job.draws;
-  const Mix<Format> mix = choose_mix<Format>(job.inputs, job.outputs, job.draws);
+  Mix<Format> past_cache = nullptr;
+  if (job.past_cache) past_cache = choose_mix_past_cache<Format>(job.inputs, job.outputs, job.draws);
+  const Mix<Format> mix = past_cache ? past_cache : choose_mix<Format>(job.inputs, job.outputs, job.draws);
+  int status = 0;
   if (job.weights_step == 0 && job.scales_step == 0) {
     set_weights(job, 0, block);
-    return run_rows(job, first, last, block, mix);
+    status = run_rows(job, first, last, block, mix);
+    first = last;
   }
-  int status = 0;
   while (first < last) {  // coefficients change with the row
     const int64_t row = first / job.row_size;
     const int64_t end = (row + 1) * job.row_size < last ? (row + 1) * job.row_size : last;
@@ -128,6 +123,7 @@ int run_format(const Job& job, int64_t first, int64_t last) {
     status |= run_rows(job, first, end, block, mix);
     first = end;
   }
+  if (past_cache) stream_fence();
   return status;
 }
 

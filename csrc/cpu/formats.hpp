@@ -16,8 +16,9 @@ struct Float32 {
   static constexpr int width = lanes;
 
   PF_HD static Pack load_pack(const Stored* p) { return load<Floats>(p); }
+  template <bool past_cache>
   PF_HD static void store_pack(Stored* p, Pack x, Check& check) {
-    store(p, x);
+    past_cache ? stream(p, x) : store(p, x);
     check |= ((Words32)x & 0x7F800000u) + 0x00800000u;
   }
   PF_HD static Wide load_one(const Stored* p) { return *p; }
@@ -37,8 +38,9 @@ struct Float64 {
   static constexpr int width = lanes / 2;
 
   PF_HD static Pack load_pack(const Stored* p) { return load<Doubles>(p); }
+  template <bool past_cache>
   PF_HD static void store_pack(Stored* p, Pack x, Check& check) {
-    store(p, x);
+    past_cache ? stream(p, x) : store(p, x);
     check |= ((Words64)x & 0x7FF0000000000000u) + 0x0010000000000000u;
   }
   PF_HD static Wide load_one(const Stored* p) { return *p; }
@@ -65,10 +67,11 @@ struct Sixteen {
   PF_HD static Pack load_pack(const Stored* p) {
     return Format::template widen<ManyLanes>(__builtin_convertvector(load<Shorts>(p), Words32));
   }
-  template <class Stored>
+  template <bool past_cache, class Stored>
   PF_HD static void store_pack(Stored* p, Pack x, Check& check) {
     const Words32 bits = Format::template narrow<ManyLanes>(x);
-    store(p, __builtin_convertvector(bits, Shorts));
+    const Shorts packed = __builtin_convertvector(bits, Shorts);
+    past_cache ? stream(p, packed) : store(p, packed);
     check |= (bits & Format::exponent) + Format::exponent_one;
   }
   template <class Stored>

@@ -36,7 +36,7 @@ struct Job {
   NoiseKey noise[max_draws];
   int dims;  // the shape that the strides of operands which are not contiguous refer to
   int64_t shape[max_dims];
-  bool past_cache[max_outputs];  // write with non-temporal stores
+  bool past_cache;  // write outputs with non-temporal stores, where there is a loop for that
 
   int64_t size() const { return rows * row_size; }
 };

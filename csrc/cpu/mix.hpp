@@ -27,14 +27,16 @@ PF_HD uint64_t any_lane(Check check) {
   return any;
 }
 
-// K inputs, O outputs and D draws known at compile time: everything stays in registers.
-template <class Format, int K, int O, int D>
+// K inputs, O outputs and D draws known at compile time: everything stays in registers. `past_cache`: the output is
+// written with non-temporal stores, from the first address on that allows them.
+template <class Format, int K, int O, int D, bool past_cache>
 int mix_fixed(const Block<Format>& block, int64_t count) {
   using Pack = typename Format::Pack;
   using Wide = typename Format::Wide;
+  using Stored = typename Format::Stored;
   constexpr int terms = K + D;
-  const typename Format::Stored* in[K > 0 ? K : 1];
-  typename Format::Stored* out[O];
+  const Stored* in[K > 0 ? K : 1];
+  Stored* out[O];
   const float* noise = D > 0 ? block.noise[0] : nullptr;
   Wide weight[O][terms];
   for (int k = 0; k < K; ++k) in[k] = block.in[k];
@@ -43,26 +45,35 @@ int mix_fixed(const Block<Format>& block, int64_t count) {
     for (int k = 0; k < terms; ++k) weight[o][k] = block.weight[o][k];
   }
   typename Format::Check check = {};
-  int64_t i = 0;
-  auto step = [&](int64_t at) __attribute__((always_inline)) {
+  uint64_t rest = 0;
+  auto many = [&](int64_t at) __attribute__((always_inline)) {
     Pack x[terms];
     for (int k = 0; k < K; ++k) x[k] = Format::load_pack(in[k] + at);
     if constexpr (D > 0) x[K] = Format::widen_normals(noise + at);
-    for (int o = 0; o < O; ++o) Format::store_pack(out[o] + at, weighted_sum(x, weight[o]), check);
+    for (int o = 0; o < O; ++o) {
+      Format::template store_pack<past_cache>(out[o] + at, weighted_sum(x, weight[o]), check);
+    }
   };
-  for (; i + 2 * Format::width <= count; i += 2 * Format::width) {
-    step(i);
-    step(i + Format::width);
-  }
-  for (; i + Format::width <= count; i += Format::width) step(i);
-  uint64_t rest = any_lane(check);
-  for (; i < count; ++i) {
+  auto one = [&](int64_t at) __attribute__((always_inline)) {
     Wide x[terms];
-    for (int k = 0; k < K; ++k) x[k] = Format::load_one(in[k] + i);
-    if constexpr (D > 0) x[K] = Wide(noise[i]);
-    for (int o = 0; o < O; ++o) Format::store_one(out[o] + i, weighted_sum(x, weight[o]), rest);
+    for (int k = 0; k < K; ++k) x[k] = Format::load_one(in[k] + at);
+    if constexpr (D > 0) x[K] = Wide(noise[at]);
+    for (int o = 0; o < O; ++o) Format::store_one(out[o] + at, weighted_sum(x, weight[o]), rest);
+  };
+  int64_t i = 0;
+  if constexpr (past_cache) {
+    static_assert(O == 1);
+    constexpr uintptr_t alignment = Format::width * sizeof(Stored);
+    const int64_t head = int64_t((0 - reinterpret_cast<uintptr_t>(out[0])) % alignment / sizeof(Stored));
+    for (; i < head && i < count; ++i) one(i);
   }
-  return (rest & Format::sign) != 0;
+  for (; i + 2 * Format::width <= count; i += 2 * Format::width) {
+    many(i);
+    many(i + Format::width);
+  }
+  for (; i + Format::width <= count; i += Format::width) many(i);
+  for (; i < count; ++i) one(i);
+  return ((rest | any_lane(check)) & Format::sign) != 0;
 }
 
 // Any number of inputs, outputs and draws: the widened numbers of a few vectors wait in the first-level cache.
@@ -83,7 +94,7 @@ int mix_any(const Block<Format>& block, int64_t count) {
       Pack sum = {};
       if (terms > 0) sum = x[0] * block.weight[o][0];
       for (int k = 1; k < terms; ++k) sum = sum + x[k] * block.weight[o][k];
-      Format::store_pack(block.out[o] + i, sum, check);
+      Format::template store_pack<false>(block.out[o] + i, sum, check);
     }
   }
   for (; i < count; ++i) {
@@ -106,17 +117,31 @@ using Mix = int (*)(const Block<Format>&, int64_t);
 // The loop for these numbers of inputs, outputs and draws.
 template <class Format>
 Mix<Format> choose_mix(int inputs, int outputs, int draws) {
-  if (inputs == 0 && outputs == 1 && draws == 1) return mix_fixed<Format, 0, 1, 1>;
+  if (inputs == 0 && outputs == 1 && draws == 1) return mix_fixed<Format, 0, 1, 1, false>;
   if (inputs < 1 || inputs > 8 || outputs > 2 || draws > 1) return mix_any<Format>;
-#define PF_ROW(K)                                                                          \
-  {                                                                                        \
-    {mix_fixed<Format, K, 1, 0>, mix_fixed<Format, K, 1, 1>},                              \
-    {mix_fixed<Format, K, 2, 0>, mix_fixed<Format, K, 2, 1>},                              \
+#define PF_ROW(K)                                                                                   \
+  {                                                                                                 \
+    {mix_fixed<Format, K, 1, 0, false>, mix_fixed<Format, K, 1, 1, false>},                         \
+    {mix_fixed<Format, K, 2, 0, false>, mix_fixed<Format, K, 2, 1, false>},                         \
   }
   static constexpr Mix<Format> table[8][2][2] = {PF_ROW(1), PF_ROW(2), PF_ROW(3), PF_ROW(4),
                                                  PF_ROW(5), PF_ROW(6), PF_ROW(7), PF_ROW(8)};
 #undef PF_ROW
   return table[inputs - 1][outputs - 1][draws];
+}
+
+// The loop that writes past the caches, for one output; null if there is none for these numbers.
+template <class Format>
+Mix<Format> choose_mix_past_cache(int inputs, int outputs, int draws) {
+  if (inputs > 8 || outputs != 1 || draws > 1 || inputs + draws == 0) return nullptr;
+  static constexpr Mix<Format> without[9] = {
+      nullptr, mix_fixed<Format, 1, 1, 0, true>, mix_fixed<Format, 2, 1, 0, true>, mix_fixed<Format, 3, 1, 0, true>,
+      mix_fixed<Format, 4, 1, 0, true>, mix_fixed<Format, 5, 1, 0, true>, mix_fixed<Format, 6, 1, 0, true>,
+      mix_fixed<Format, 7, 1, 0, true>, mix_fixed<Format, 8, 1, 0, true>};
+  // With noise, arithmetic is the limit: only the common numbers of inputs.
+  static constexpr Mix<Format> with[9] = {mix_fixed<Format, 0, 1, 1, true>, mix_fixed<Format, 1, 1, 1, true>,
+                                          mix_fixed<Format, 2, 1, 1, true>, mix_fixed<Format, 3, 1, 1, true>};
+  return draws == 0 ? without[inputs] : with[inputs];
 }
 
 }  // namespace pushforward::PF_ISA

@@ -149,31 +149,20 @@ PF_HD void store_blocks(float* to, Floats z0, Floats z1, Floats z2, Floats z3) {
 #endif
 }
 
-// Copy to memory that nobody reads soon, past the caches: an ordinary store first reads the line it replaces.
-inline void stream(void* to, const void* from, int64_t bytes) {
-  char* target = static_cast<char*>(to);
-  const char* source = static_cast<const char*>(from);
-#if defined(__SSE2__)
-  const int64_t head = int64_t(-reinterpret_cast<uintptr_t>(target) & (vector_bytes - 1));
-  if (bytes < head + vector_bytes) {
-    __builtin_memcpy(target, source, size_t(bytes));
-    return;
-  }
-  __builtin_memcpy(target, source, size_t(head));
-  int64_t i = head;
-  for (; i + vector_bytes <= bytes; i += vector_bytes) {
+// Write past the caches, to memory that nobody reads soon: an ordinary store first reads the line it replaces. The
+// address must be a multiple of the vector's size; stream_fence() before another thread reads it.
+template <class Vector>
+PF_HD void stream(void* to, Vector value) {
 #if defined(__AVX512F__)
-    _mm512_stream_si512((__m512i*)(target + i), load<__m512i>(source + i));
-#elif defined(__AVX__)
-    _mm256_stream_si256((__m256i*)(target + i), load<__m256i>(source + i));
-#else
-    _mm_stream_si128((__m128i*)(target + i), load<__m128i>(source + i));
+  if constexpr (sizeof(Vector) == 64) return _mm512_stream_si512((__m512i*)to, (__m512i)value);
 #endif
-  }
-  __builtin_memcpy(target + i, source + i, size_t(bytes - i));
-#else
-  __builtin_memcpy(target, source, size_t(bytes));
+#if defined(__AVX__)
+  if constexpr (sizeof(Vector) == 32) return _mm256_stream_si256((__m256i*)to, (__m256i)value);
 #endif
+#if defined(__SSE2__)
+  if constexpr (sizeof(Vector) == 16) return _mm_stream_si128((__m128i*)to, (__m128i)value);
+#endif
+  store(to, value);
 }
 
 inline void stream_fence() {
