@@ -4,6 +4,12 @@ Every step is one pass over memory: a solver is written as its formula, becomes 
 evaluations and linear combinations, and runs on fused kernels. Start with :func:`sample`.
 """
 
+from importlib.util import find_spec
+from pathlib import Path
+
+if find_spec(f"{__name__}.kernels") is None:  # Python was started in a checkout: the mapped folders lie beside this one
+    __path__.append(str(Path(__file__).resolve().parents[1]))
+
 from . import errors, kernels, models, solvers
 from .errors import PushforwardError
 from .sample import make_plan, sample
