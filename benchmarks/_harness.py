@@ -39,7 +39,8 @@ class Benchmark:
         Args:
             case: Algorithm and size.
             peer: What it is compared with.
-            ours: Prepares a run, untimed; the function it returns is timed.
+            ours: Prepares a run, untimed; the function it returns is timed, and may return the seconds that count as a
+                float, if not all of them do.
             theirs: The same for the peer.
             repeats: Operations in one run; times are reported for one operation.
             **more: Further fields of the row; a function is called with the finished row.
@@ -54,8 +55,9 @@ class Benchmark:
             for which in (0, 1) if turn % 2 else (1, 0):
                 run = (ours, theirs)[which]()
                 begin = time.perf_counter()
-                run()
-                times[which].append((time.perf_counter() - begin) / repeats)
+                counted = run()
+                whole = time.perf_counter() - begin
+                times[which].append((counted if isinstance(counted, float) else whole) / repeats)
             turn += 1
         mine, peers = (statistics.median(values) for values in times)
         row = {"case": case, "peer": peer, "ours": mine, "theirs": peers, "ratio": peers / mine, "runs": turn}

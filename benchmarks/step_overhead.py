@@ -1,19 +1,20 @@
 """What does a solver cost a step, outside the network, against diffusers' scheduler for the same algorithm?
 
-The network is replaced by a function that returns a fixed tensor, so everything measured is overhead. Ours is one run
-of a prepared executor over all steps; theirs is ``scheduler.step`` for the same steps after ``set_timesteps``, which
-is not timed. Both end at the same sample, which is checked. Rows "with set-up" time that too: binding the plan to its
-buffers, and ``set_timesteps``; all times are for one step.
+The network is one elementwise function, so that every step has a new output, as in a real run; the clock is stopped
+while it works. Ours is a prepared executor from one request to the next; theirs is ``scheduler.step`` after
+``set_timesteps``, which is not timed. Both must end at the same sample. Rows "with set-up" count that too: binding
+the plan to its buffers, and ``set_timesteps``. All times are for one step of the grid.
 """
 
 from __future__ import annotations
 
 import copy
-import itertools
+import time
 from collections.abc import Callable
 
 import torch
 from _harness import Benchmark, main
+from torch import Tensor
 
 import pushforward as pf
 from pushforward.models.diffusers import read_scheduler
@@ -22,55 +23,62 @@ STEPS = 20
 SHAPES = [(1, 4, 32, 32), (1, 4, 64, 64), (1, 16, 128, 128), (8, 16, 128, 128)]
 
 
-def fixed(output: torch.Tensor) -> Callable[..., tuple[torch.Tensor]]:
-    """A network without a cost; two copies in turn, as a real one returns a new tensor while the last is in use."""
-    answers = itertools.cycle([(output,), (output.clone(),)])
-    return lambda x, t, branches: next(answers)
+class Result:
+    """Where a run leaves its sample, to be compared."""
+
+    x: Tensor
 
 
-def ours(plan: pf.Plan, x0: torch.Tensor, output: torch.Tensor) -> Callable[[], Callable[[], torch.Tensor]]:
-    """Prepares a run; what it returns is timed."""
-
-    def prepare() -> Callable[[], torch.Tensor]:
-        run, network = pf.Executor(plan, x0), fixed(output)
-        return lambda: run.run(network)
-
-    return prepare
+def network(x: Tensor) -> Tensor:
+    """Stands for a network: a new tensor for each call."""
+    return torch.tanh(x)
 
 
-def theirs(scheduler: object, x0: torch.Tensor, output: torch.Tensor) -> Callable[[], Callable[[], torch.Tensor]]:
-    """A fresh copy of the scheduler, since it counts its own steps; the loop over its timesteps is timed."""
+def ours(plan: pf.Plan, x0: Tensor, result: Result, set_up: bool) -> Callable[[], Callable[[], float]]:
+    """Seconds outside the network in one run of the plan."""
 
-    def prepare() -> Callable[[], torch.Tensor]:
-        fresh = copy.deepcopy(scheduler)
-        return lambda: loop(fresh, x0, output)
+    def prepare() -> Callable[[], float]:
+        prepared = None if set_up else pf.Executor(plan, x0)
 
-    return prepare
-
-
-def loop(scheduler: object, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-    """What a pipeline does with a scheduler."""
-    for t in scheduler.timesteps:
-        x = scheduler.step(output, t, x, return_dict=False)[0]
-    return x
-
-
-def whole_run(plan: pf.Plan, scheduler: object, x0: torch.Tensor, output: torch.Tensor) -> tuple[Callable, Callable]:
-    """Both with what comes before the first step: binding the plan, and ``set_timesteps``."""
-
-    def mine() -> Callable[[], torch.Tensor]:
-        return lambda: pf.Executor(plan, x0).run(fixed(output))
-
-    def peer() -> Callable[[], torch.Tensor]:
-        fresh = copy.deepcopy(scheduler)
-
-        def run() -> torch.Tensor:
-            fresh.set_timesteps(STEPS)
-            return loop(fresh, x0, output)
+        def run() -> float:
+            outside, begin = 0.0, time.perf_counter()
+            executor = prepared or pf.Executor(plan, x0)
+            for request in executor:
+                outside += time.perf_counter() - begin
+                output = network(request.input)
+                begin = time.perf_counter()
+                executor.supply((output,))
+            outside += time.perf_counter() - begin
+            result.x = executor.result
+            return outside
 
         return run
 
-    return mine, peer
+    return prepare
+
+
+def theirs(scheduler: object, x0: Tensor, result: Result, set_up: bool) -> Callable[[], Callable[[], float]]:
+    """The same for the loop of a pipeline; a fresh copy of the scheduler each time, since it counts its own steps."""
+
+    def prepare() -> Callable[[], float]:
+        fresh = copy.deepcopy(scheduler)
+
+        def run() -> float:
+            x, outside, begin = x0, 0.0, time.perf_counter()
+            if set_up:
+                fresh.set_timesteps(STEPS)
+            outside += time.perf_counter() - begin
+            for t in fresh.timesteps:
+                output = network(x)
+                begin = time.perf_counter()
+                x = fresh.step(output, t, x, return_dict=False)[0]
+                outside += time.perf_counter() - begin
+            result.x = x
+            return outside
+
+        return run
+
+    return prepare
 
 
 def flow(kind: str) -> tuple[object, pf.Plan]:
@@ -101,16 +109,14 @@ def benchmark(bench: Benchmark) -> None:
     for name, pair in (("euler", flow("Euler")), ("heun", flow("Heun")), ("ddim", ddim())):
         scheduler, plan = pair
         for shape in SHAPES:
-            generator = torch.Generator().manual_seed(0)
-            x0, output = (torch.randn(shape, generator=generator) for _ in range(2))
-            mine, peer = ours(plan, x0, output), theirs(scheduler, x0, output)
-            torch.testing.assert_close(mine()(), peer()(), rtol=1e-4, atol=1e-4)
-            case = f"{name} {'x'.join(map(str, shape))} float32"
-            bench.compare(case, "diffusers", mine, peer, repeats=STEPS)
-            if shape == SHAPES[1]:
+            x0 = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+            case, mine, peer = f"{name} {'x'.join(map(str, shape))} float32", Result(), Result()
+            for set_up in (False, True)[: 2 if shape == SHAPES[1] else 1]:
+                case += " with set-up" if set_up else ""
                 bench.compare(
-                    f"{case} with set-up", "diffusers", *whole_run(plan, scheduler, x0, output), repeats=STEPS
+                    case, "diffusers", ours(plan, x0, mine, set_up), theirs(scheduler, x0, peer, set_up), repeats=STEPS
                 )
+                torch.testing.assert_close(mine.x, peer.x, rtol=1e-4, atol=1e-4)
 
 
 if __name__ == "__main__":
