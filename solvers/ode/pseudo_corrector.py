@@ -22,7 +22,8 @@ class PseudoCorrector(FixedGridSolver):
 
     Attributes:
         terminal: What the last step does. "evaluate": as every step. "cached": ``x' = x + h d`` without an
-            evaluation, so n evaluations for n steps. "auto": "cached" only where the network cannot be called.
+            evaluation, so n evaluations for n steps; on a uniform grid that end is the one of Adams-Bashforth 2.
+            "auto": "cached" only where the network cannot be called.
 
     """
 

@@ -120,6 +120,12 @@ def test_pseudo_corrector_error_at_equal_evaluations(nfe: int) -> None:
     assert pseudo <= 0.4 * rms(solve(solvers.solver("euler"), nfe) - exact)
 
 
+def test_pseudo_corrector_with_the_cached_end_is_adams_bashforth_2() -> None:
+    """Its last state is a predicted point, and those are Adams-Bashforth's: the corrector then acts on nothing."""
+    problem, cached = mixture_flow(), solvers.solver("pseudo_corrector", terminal="cached")
+    assert (problem.solve(cached, 12) - problem.solve(solvers.solver("ab2"), 12)).abs().max() < 1e-13
+
+
 def test_pseudo_corrector_terminal_rules() -> None:
     grid = [0.0, 0.25, 0.5, 0.75, 1.0]
     counts = {}
