@@ -63,9 +63,9 @@ class AdamsMethod(FixedGridSolver):
         s.advance(x, remember=v)
 
 
-@register("ab2", order=2)
-@register("ab3", order=3)
 @register("ab4", order=4)
+@register("ab3", order=3)
+@register("ab2", order=2)
 @dataclass(frozen=True)
 class AdamsBashforth(AdamsMethod):
     r"""Explicit Adams method of order p: :math:`x' = x + \sum_{j<p} w_j v_{n-j}`, one evaluation a step.
@@ -81,9 +81,9 @@ class AdamsBashforth(AdamsMethod):
         return s.x + weighted(adams_weights(nodes, s.t, s.t_next), past)
 
 
-@register("abm2", order=2)
-@register("abm3", order=3)
 @register("abm4", order=4)
+@register("abm3", order=3)
+@register("abm2", order=2)
 @dataclass(frozen=True)
 class AdamsBashforthMoulton(AdamsMethod):
     r"""Adams predictor and corrector of order p in PECE mode, two evaluations a step.
