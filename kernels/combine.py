@@ -120,6 +120,7 @@ class PreparedCombine(Protocol):
 
     def __call__(self, *tensors: Tensor) -> int:
         """Run; the result is 1 if an element of an output is NaN or infinite, else 0 (always 0 on other devices)."""
+        ...
 
 
 def prepare(

@@ -36,6 +36,7 @@ class Hook(Protocol):
 
     def __call__(self, state: StepState) -> Tensor | None:
         """Look, and return None or the new state."""
+        ...
 
 
 def replaces_state(hooks: Sequence[Hook]) -> bool:
