@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .. import kernels
 from ..errors import ArgumentError
-from .plan import Boundary, Combine, Evaluate, Instruction, Register, Transform
+from .executor import Bound, EvaluateFunction, Executor, Request
+from .plan import Evaluate, Instruction, Register
 from .plan.instructions import reads, writes
-
-if TYPE_CHECKING:
-    from .executor import EvaluateFunction, Executor
 
 
 def segments(program: tuple[Instruction, ...]) -> list[list[Instruction]]:
@@ -50,10 +45,10 @@ def run_checkpointed(run: Executor, evaluate: EvaluateFunction) -> Tensor:
             needed: list[Register] = needed,
             written: list[Register] = written,
         ) -> tuple[Tensor, ...]:
-            local = dict(zip(needed, tensors, strict=True))
+            run.values = dict(zip(needed, tensors, strict=True))
             for instruction in part:
-                execute(run, instruction, local, evaluate)
-            return tuple(local[register] for register in written)
+                execute(run, instruction, evaluate)
+            return tuple(run.values[register] for register in written)
 
         results = checkpoint(segment, *(values[register] for register in needed), use_reentrant=False)
         values.update(zip(written, results, strict=True))
@@ -62,24 +57,11 @@ def run_checkpointed(run: Executor, evaluate: EvaluateFunction) -> Tensor:
     return run.result
 
 
-def execute(
-    run: Executor, instruction: Instruction, values: dict[Register, Tensor], evaluate: EvaluateFunction
-) -> None:
-    """One instruction, functionally."""
-    match instruction:
-        case Evaluate():
-            outputs = evaluate(values[instruction.input], instruction.time, instruction.labels)
-            values.update(zip(instruction.outs, outputs, strict=True))
-        case Combine():
-            noise = [kernels.Noise(run.seed, draw, run.samples) for draw in instruction.draws] or None
-            results = kernels.combine(
-                [values[r] for r in instruction.inputs],
-                instruction.matrix,
-                noise=noise,
-                scale=instruction.scales or None,
-            )
-            values.update(zip(instruction.outs, results, strict=True))
-        case Transform():
-            values[instruction.out] = run.transforms[instruction.name](values[instruction.input], instruction.time)
-        case Boundary():
-            pass
+def execute(run: Executor, instruction: Instruction, evaluate: EvaluateFunction) -> None:
+    """One instruction on the run's current values, with the executor's own checks."""
+    if not isinstance(instruction, Evaluate):
+        return run.execute(Bound(instruction, ()))
+    source = run.values[instruction.input]
+    outputs = evaluate(source, instruction.time, instruction.labels)
+    run.pending = Request(source, instruction.time, instruction.labels, instruction.step, -1, instruction.outs)
+    run.supply(outputs)

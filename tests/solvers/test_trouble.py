@@ -96,3 +96,14 @@ def test_misuse_is_named() -> None:
         next(run)
     with pytest.raises(ArgumentError, match="outputs"):
         run.supply([x0, x0])
+
+
+def test_a_checkpointed_run_checks_its_network_too() -> None:
+    def run(network) -> None:
+        x0 = noise(2, 3).requires_grad_()
+        Executor(make("heun"), x0, differentiable=True).run(network, checkpoint=True)
+
+    with pytest.raises(ShapeError, match=r"network output at step 0, t = 0\.1: got \[2, 1\]"):
+        run(lambda x, t, branches: [x[:, :1]])
+    with pytest.raises(NotFiniteError, match=r"network output at step 4, t = 0\.6"):
+        run(lambda x, t, branches: [x / 0 if t > 0.55 else x * t])
