@@ -1,7 +1,9 @@
-// A combination, as plain data: what the binding fills in and every instruction set's engine reads.
+// A combination, as plain data: what the binding fills in and every instruction set's kernel reads.
 #pragma once
 
 #include <cstdint>
+
+#include "isa.hpp"
 
 namespace pushforward {
 
@@ -42,6 +44,6 @@ struct Job {
 };
 
 // Compute elements [first, last); returns 1 if one of them is NaN or infinite, else 0.
-using Engine = int (*)(const Job& job, int64_t first, int64_t last);
+PF_KERNEL(int, combine_stretch, const Job& job, int64_t first, int64_t last)
 
 }  // namespace pushforward

@@ -1,23 +1,22 @@
-// Runs a job on several threads, with the best instruction set this processor has.
+// Runs work on several threads: those of torch's own pool.
 #pragma once
 
+#include <cstdint>
 #include <string>
-#include <vector>
-
-#include "job.hpp"
 
 namespace pushforward {
 
-// Compute a whole job on up to `threads` threads; returns 1 if an output is NaN or infinite, else 0.
-int run_parallel(const Job& job, int threads);
+// Call body(data, first, last) for stretches that cover [0, units), each on one of at most `threads` threads. Which
+// stretches is not for the result to depend on: reduce within units, and combine what units give in their order.
+void parallel_ranges(int64_t units, int threads, void (*body)(void* data, int64_t first, int64_t last), void* data);
 
-// Threads that are worth waking for a job, given that `threads` may be used.
-int useful_threads(const Job& job, int threads);
-
-// Names of the instruction sets that this processor can run, best first; and which one is used.
-std::vector<std::string> instruction_sets();
-std::string instruction_set();
-void use_instruction_set(const std::string& name);
+template <class Body>
+void parallel_for(int64_t units, int threads, Body&& body) {
+  auto* it = &body;
+  parallel_ranges(
+      units, threads,
+      [](void* data, int64_t first, int64_t last) { (*static_cast<decltype(it)>(data))(first, last); }, it);
+}
 
 // Where the threads come from: "OpenMP" (the pool torch already has) or "std::thread".
 std::string thread_source();

@@ -27,6 +27,14 @@ void set_torch(const py::object& tensor, const py::dict& dtypes, const py::objec
   names.samples = PyUnicode_InternFromString("samples");
 }
 
+int torch_threads() {
+  PyObject* number = PyObject_CallNoArgs(names.get_num_threads);
+  if (!number) throw py::error_already_set();
+  const int threads = int(PyLong_AsLong(number));
+  Py_DECREF(number);
+  return threads;
+}
+
 py::object ask(PyObject* object, PyObject* name) {
   PyObject* answer = PyObject_GetAttr(object, name);
   if (!answer) PyErr_Clear();

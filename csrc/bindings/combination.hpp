@@ -35,7 +35,7 @@ struct Bound {
   void split_rows(bool by_row, const Like& like);
 };
 
-// Run on as many threads as torch may use, without the interpreter if that pays; returns the status.
+// Run on as many threads as torch may use, without the interpreter if that pays; returns 1 if an output is NaN or infinite.
 int run_job(const Job& job);
 
 // What `prepare` returns.

@@ -4,7 +4,7 @@
 
 #include <pybind11/pybind11.h>
 
-#include "cpu/job.hpp"
+#include "../cpu/job.hpp"
 
 namespace pushforward {
 
@@ -18,6 +18,9 @@ struct Torch {
 const Torch& torch();
 void set_torch(const py::object& tensor, const py::dict& dtypes, const py::object& get_num_threads,
                const py::object& empty_like, const py::object& is_grad_enabled, const py::object& noise);
+
+// torch.get_num_threads(); needs the interpreter.
+int torch_threads();
 
 // An attribute, or the result of a method without arguments; null, without an error, if there is none.
 py::object ask(PyObject* object, PyObject* name);

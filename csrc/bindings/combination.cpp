@@ -2,15 +2,20 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <atomic>
 #include <tuple>
 
-#include "cpu/layout.hpp"
-#include "cpu/parallel.hpp"
+#include "../cpu/layout.hpp"
+#include "../cpu/parallel.hpp"
+#include "module.hpp"
 
 namespace pushforward {
 
 // Above this many bytes, outputs are written past the caches: about where the operands of a pass outgrow them.
 constexpr int64_t past_cache_bytes = int64_t(32) << 20;
+
+using Kernel = int (*)(const Job&, int64_t, int64_t);
 
 bool Bound::settle_outputs(Job& job) {
   const int64_t bytes = job.size() * element_size(job.dtype);
@@ -36,15 +41,20 @@ bool Bound::settle_outputs(Job& job) {
 }
 
 int run_job(const Job& job) {
-  // Below this size a second thread does not pay, and neither does releasing the interpreter.
-  if (job.size() < 4096) return run_parallel(job, 1);
-  PyObject* number = PyObject_CallNoArgs(torch().get_num_threads);
-  if (!number) throw py::error_already_set();
-  const int threads = int(PyLong_AsLong(number));
-  Py_DECREF(number);
-  if (useful_threads(job, threads) <= 1) return run_parallel(job, 1);
+  const Kernel kernel = combine_stretch_kernel();
+  // Measured on two cores: waking a second thread costs about as much as adding up 32 thousand elements. Below 4096
+  // asking for the number of threads does not pay either, nor does releasing the interpreter.
+  const int64_t size = job.size(), least = job.draws > 0 ? 4096 : 32768;
+  const int threads = size < least ? 1 : int(std::min<int64_t>(torch_threads(), size / least));
+  if (threads <= 1) return size == 0 ? 0 : kernel(job, 0, size);
+  // Shares end at multiples of 1024 elements, so that vectors of normals and cache lines belong to one thread.
+  constexpr int64_t unit = 1024;
+  std::atomic<int> status{0};
   py::gil_scoped_release release;
-  return run_parallel(job, threads);
+  parallel_for((size + unit - 1) / unit, threads, [&](int64_t first, int64_t last) {
+    status |= kernel(job, first * unit, std::min(last * unit, size));
+  });
+  return status;
 }
 
 namespace {
@@ -261,6 +271,17 @@ int64_t Combination::read_rows(const py::object& rows, int width, double* storag
     for (int k = 0; k < width; ++k) storage[o * width + k] = as_double(py::object(row[k]).ptr());
   }
   return 0;
+}
+
+PF_BINDINGS(module) {
+  py::class_<Combination>(module, "Combination")
+      .def(py::init<int, const std::vector<int64_t>&, const py::sequence&, const py::sequence&, const py::object&,
+                    const py::object&, const py::sequence&, const py::object&, py::object>(),
+           py::arg("dtype"), py::arg("shape"), py::arg("inputs"), py::arg("outputs"), py::arg("strides"),
+           py::arg("weights"), py::arg("noises"), py::arg("scales"), py::arg("keep"))
+      .def("__call__", &Combination::run);
+  module.def("combine_eager", &combine_eager);
+  module.def("prepare_eager", &prepare_eager);
 }
 
 }  // namespace pushforward

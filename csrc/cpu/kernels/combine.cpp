@@ -1,7 +1,7 @@
 // Runs a stretch of a job. Compiled once for each instruction set, into a namespace of its own; no standard templates
 // here, whose copies the linker would share between the instruction sets.
-#include "mix.hpp"
-#include "normals.hpp"
+#include "../mix.hpp"
+#include "../normals.hpp"
 
 namespace pushforward::PF_ISA {
 namespace {
@@ -129,7 +129,7 @@ int run_format(const Job& job, int64_t first, int64_t last) {
 
 }  // namespace
 
-int run(const Job& job, int64_t first, int64_t last) {
+int combine_stretch(const Job& job, int64_t first, int64_t last) {
   switch (job.dtype) {
     case Dtype::float32:
       return run_format<Float32>(job, first, last);
