@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ except ImportError as error:  # installed without a compiler, or with PUSHFORWAR
     native_module, _native_missing = None, f"the compiled module is not there ({error}); reinstall with a C++ compiler"
 
 BACKENDS = ("reference", "native", "triton", "cuda")
+# Which backend runs tensors of a device type, best first; the first that is available and has the operation.
+PREFERENCES = {"cpu": ("native", "reference"), "cuda": ("cuda", "triton", "reference")}
 Function = TypeVar("Function", bound=Callable[..., Any])
 _table: dict[tuple[str, str], Callable[..., Any]] = {}
 _forced: ContextVar[str | None] = ContextVar(
@@ -50,13 +53,29 @@ def backends() -> dict[str, str]:
         >>> backends()["reference"]
         'available'
     """
-    missing = {
-        "reference": None,
-        "native": _native_missing,
-        "triton": "not built yet: this version has no Triton kernels",
-        "cuda": "not built yet: this version has no CUDA kernels",
-    }
+    missing = {"reference": None, "native": _native_missing, "triton": _triton_missing(), "cuda": _cuda_missing()}
     return {name: missing[name] or "available" for name in BACKENDS}
+
+
+def _triton_missing() -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "the package triton is not installed: pip install 'pushforward[triton]'"
+    if not (torch.cuda.is_available() or interpreting()):
+        return "no CUDA device (TRITON_INTERPRET=1 runs the kernels in Triton's interpreter, for tests)"
+    return None
+
+
+def _cuda_missing() -> str | None:
+    if _native_missing:
+        return _native_missing
+    if not hasattr(native_module, "cuda"):
+        return "the compiled module was built without CUDA: nvcc was not found, or PUSHFORWARD_CUDA=off"
+    return None if torch.cuda.is_available() else "no CUDA device"
+
+
+def interpreting() -> bool:
+    """True if Triton's kernels run in its interpreter, on CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 
 
 @contextmanager
@@ -92,27 +111,71 @@ def check_available(name: str | None) -> None:
         raise BackendError(f"backend {name}", hint=f"Not available: {state}")
 
 
-def chosen_backend(device: str) -> str:
-    """Name of the backend that tensors on a device of this type run on; warns once where the native one is missing."""
+def chosen_backend(device: str, op: str = "combine") -> str:
+    """Name of the backend that runs ``op`` for tensors on a device of this type.
+
+    Warns once where the native one is missing.
+
+    Raises:
+        BackendError: A backend is forced that is not available, has no such operation, or does not run on the device.
+    """
     name = _forced.get()
     if name is not None:
         check_available(name)
-        if name == "native" and device != "cpu":
-            raise BackendError("backend native", got=f"a tensor on {device}", expected="tensors on cpu")
+        _load(name)
+        works_on = ("cpu",) if name == "native" or (name == "triton" and interpreting()) else ("cuda",)
+        if name != "reference" and device not in works_on:
+            raise BackendError(f"backend {name}", got=f"a tensor on {device}", expected=f"tensors on {works_on[0]}")
+        if (op, name) not in _table:
+            raise BackendError(f"backend {name}", hint=f"It has no {op}; these have: {', '.join(implementing(op))}")
         return name
-    if device != "cpu":
-        return "reference"
-    if native_module is None:
-        _warn_once()
-        return "reference"
-    return "native"
+    state = backends()
+    for name in PREFERENCES.get(device, ("reference",)):
+        if state[name] == "available":
+            _load(name)
+            if (op, name) in _table:
+                return name
+        elif name == "native":
+            _warn_once()
+    raise BackendError(f"operation {op}", hint=f"No backend has it for tensors on {device}")
+
+
+def implementing(op: str) -> list[str]:
+    """Backends that are available here and have this operation.
+
+    Example:
+        >>> "reference" in implementing("combine")
+        True
+    """
+    names = [name for name, state in backends().items() if state == "available"]
+    for name in names:
+        _load(name)
+    return [name for name in names if (op, name) in _table]
+
+
+def written() -> dict[str, list[str]]:
+    """Every operation and the backends that implement it, available here or not, as far as they can be imported."""
+    if importlib.util.find_spec("triton") is not None:
+        importlib.import_module(".triton", __package__)
+    table: dict[str, list[str]] = {}
+    for name in BACKENDS:
+        for op, of in _table:
+            if of == name:
+                table.setdefault(op, []).append(name)
+    return table
+
+
+def _load(name: str) -> None:
+    """Import the kernels of a backend that is imported only when it is used."""
+    if name == "triton":
+        importlib.import_module(".triton", __package__)
 
 
 def implementation(op: str, device: str) -> Callable[..., Any]:
     """Look up the function that runs ``op`` for tensors on a device of this type ("cpu", "cuda", ...)."""
     key = (op, _forced.get(), device)
     if (function := _chosen.get(key)) is None:
-        function = _chosen[key] = _table[op, chosen_backend(device)]
+        function = _chosen[key] = _table[op, chosen_backend(device, op)]
     return function
 
 

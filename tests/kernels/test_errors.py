@@ -4,10 +4,16 @@ import pytest
 import torch
 
 from pushforward.errors import ArgumentError, BackendError, DeviceError, DtypeError, ShapeError, UnknownNameError
-from pushforward.kernels import Draw, Noise, backend, backends, combine, normal, prepare
+from pushforward.kernels import Draw, Noise, backend, combine, normal, prepare
+from pushforward.kernels.dispatch import chosen_backend, implementing
 
 x = torch.zeros(2, 3)
 key = Noise(0, Draw(1, 0))
+
+
+def forced(op):
+    with backend("reference"):
+        chosen_backend("cpu", op)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +59,7 @@ key = Noise(0, Draw(1, 0))
         (ShapeError, "samples", lambda: Noise(0, key.draw, torch.zeros(1, 1, dtype=torch.int64))),
         (ShapeError, "2\\*\\*34", lambda: normal((1, 2**34 + 1), seed=0, draw=key.draw, device="meta")),
         (UnknownNameError, "backend", lambda: backend("fortran").__enter__()),
-        (BackendError, "backend triton", lambda: backend("triton").__enter__()),
+        (BackendError, "backend reference. It has no sorcery; these have: $", lambda: forced("sorcery")),
         (ShapeError, r"inputs\[0\]", lambda: prepare([x[:1], None], [1, 1], x.clone())),
         (ShapeError, "outs", lambda: prepare([x], [1], [])),
         (ShapeError, "weights", lambda: prepare([None], [1, 1], x.clone())),
@@ -64,7 +70,7 @@ def test_named_error(error, argument, call):
         call()
 
 
-AVAILABLE = [name for name, state in backends().items() if state == "available"]
+AVAILABLE = implementing("combine")
 
 
 @pytest.mark.parametrize("name", AVAILABLE)

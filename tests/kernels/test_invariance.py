@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from pushforward.kernels import Draw, Noise, backend, backends, combine, normal
+from pushforward.kernels import Draw, Noise, backend, combine, normal
+from pushforward.kernels.dispatch import implementing
 
-AVAILABLE = [name for name, state in backends().items() if state == "available"]
+AVAILABLE = implementing("combine")
 DRAW = Draw(purpose=1, step=4, stage=1, attempt=2)
 
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from pushforward.kernels import Draw, Noise, backend, backends, combine, prepare
+from pushforward.kernels import Draw, Noise, backend, combine, prepare
+from pushforward.kernels.dispatch import implementing
 
-AVAILABLE = [name for name, state in backends().items() if state == "available"]
+AVAILABLE = implementing("combine")
 
 
 @pytest.mark.parametrize("name", AVAILABLE)

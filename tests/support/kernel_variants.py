@@ -1,0 +1,33 @@
+"""Every way an operation can run here: backends, and for the native one each instruction set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pushforward.kernels import backend
+from pushforward.kernels.dispatch import implementing, native_module
+
+
+def variants(op: str) -> list[str]:
+    """Names for `using`: "reference", "native avx512", "native avx2", "native generic", "triton" ... for this op."""
+    names = []
+    for name in implementing(op):
+        names += [f"native {isa}" for isa in native_module.instruction_sets()] if name == "native" else [name]
+    return names
+
+
+@contextmanager
+def using(variant: str) -> Iterator[None]:
+    """Run on this backend, with this instruction set."""
+    name, _, isa = variant.partition(" ")
+    with backend(name):
+        if not isa:
+            yield
+            return
+        before = native_module.instruction_set()
+        native_module.use_instruction_set(isa)
+        try:
+            yield
+        finally:
+            native_module.use_instruction_set(before)
