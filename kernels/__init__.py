@@ -1,6 +1,7 @@
 """pushforward.kernels: the arithmetic. Linear combinations with counter-based noise, in one pass over memory.
 
-The public functions are `combine`, `prepare` and `normal`; `Draw` and `Noise` say which random numbers; `backend` and
+Linear combinations with counter-based noise are `combine` and `prepare`; `normal` and `uniform` are random numbers as
+tensors; `Draw` and `Noise` say which random numbers; `backend` and
 `backends` say which implementation runs.
 """
 
@@ -13,7 +14,6 @@ else:
     from . import reference as reference
     from .combine import PreparedCombine as PreparedCombine
     from .combine import combine as combine
-    from .combine import normal as normal
     from .combine import prepare as prepare
     from .dispatch import BackendWarning as BackendWarning
     from .dispatch import backend as backend
@@ -28,3 +28,5 @@ else:
     from .noise import PURPOSE_USER as PURPOSE_USER
     from .noise import Draw as Draw
     from .noise import Noise as Noise
+    from .random import normal as normal
+    from .random import uniform as uniform

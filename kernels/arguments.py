@@ -21,14 +21,17 @@ Weights: TypeAlias = "Sequence[float] | Sequence[Sequence[float]] | Tensor"
 class Terms(NamedTuple):
     """The right-hand side of ``outs = weights @ inputs + scales @ normals``, checked.
 
-    ``weights`` is [O][K] and ``scales`` [O][D] as nested tuples, or float64 CPU tensors [B, O, K] and [B, O, D] where
-    they differ between samples; ``single``: the caller gave one row and gets one tensor.
+    ``weights`` is [O][K] and ``scales`` [O][D] as nested tuples, or float64 tensors (on the CPU or with the inputs)
+    [G, O, K] and [G, O, D] where they differ between elements: ``groups`` gives the row of each element, an int64
+    tensor that broadcasts to the inputs' shape; None: each sample has its own row, G = B. ``single``: the caller gave
+    one row and gets one tensor.
     """
 
     weights: Rows | Tensor
     noises: tuple[Noise, ...]
     scales: Rows | Tensor
     single: bool
+    groups: Tensor | None = None
 
     @property
     def outputs(self) -> int:
@@ -37,20 +40,30 @@ class Terms(NamedTuple):
 
 
 def terms(
-    inputs: int, weights: Weights, noise: Noise | Sequence[Noise] | None, scale: object, shape: Sequence[int]
+    inputs: int,
+    weights: Weights,
+    noise: Noise | Sequence[Noise] | None,
+    scale: object,
+    groups: Tensor | None,
+    like: Tensor,
 ) -> Terms:
-    """Bring coefficients and noise into normal form, for ``inputs`` inputs of this shape.
+    """Bring coefficients and noise into normal form, for ``inputs`` inputs like this one.
 
     Raises:
         ArgumentError: Too many inputs, outputs or draws, or noise without a scale (or the reverse).
         ShapeError: A number of coefficients that does not fit.
-        DtypeError: Per-sample coefficients that are not float64 on the CPU.
+        DtypeError: Coefficients in a tensor that is not float64, or groups that are not int64.
+        DeviceError: Such a tensor on a device that is neither the CPU nor the inputs'.
     """
+    shape = like.shape
+    if groups is not None:
+        check_groups(groups, like)
+    first = "B" if groups is None else "G"
     if inputs > MAX_INPUTS:
         raise ArgumentError("inputs", got=f"{inputs} tensors", expected=f"at most {MAX_INPUTS}")
     if isinstance(weights, Tensor):
         single = weights.ndim == 2
-        weights = _per_sample("weights", weights, "[B, K] or [B, O, K]", (2, 3), shape)
+        weights = _table("weights", weights, f"[{first}, K] or [{first}, O, K]", (2, 3), groups, like)
         weights = weights[:, None] if single else weights
         outputs, width = weights.shape[1:]
         widths = (width,)
@@ -69,18 +82,21 @@ def terms(
     noises: tuple[Noise, ...] = () if noise is None else (noise,) if isinstance(noise, Noise) else tuple(noise)
     if (noise is None) != (scale is None):
         raise ArgumentError("scale", got=scale, expected="a scale where there is noise, and only there")
+    if groups is not None and not (isinstance(weights, Tensor) or isinstance(scale, Tensor)):
+        raise ArgumentError("groups", got="a tensor", expected="weights or scale [G, ...] as a tensor, a row a group")
     if not noises:
-        return Terms(weights, (), ((),) * outputs, single)
+        return Terms(weights, (), ((),) * outputs, single, groups)
     if len(noises) > MAX_DRAWS:
         raise ArgumentError("noise", got=f"{len(noises)} draws", expected=f"at most {MAX_DRAWS}")
     _check_noises(noises, shape)
     if isinstance(scale, Tensor):
         sizes = (outputs,) * (not single) + (len(noises),) * many
-        expected = "[" + ", ".join(["B", *["O"] * (not single), *["draws"] * many]) + "]"
-        scale = _per_sample("scale", scale, expected, (1 + len(sizes),), shape)
-        if tuple(scale.shape[1:]) != sizes:
-            raise ShapeError("scale", got=list(scale.shape), expected=f"{expected} = {[shape[0], *sizes]}")
-        return Terms(weights, noises, scale.reshape(-1, outputs, len(noises)), single)
+        expected = "[" + ", ".join([first, *["O"] * (not single), *["draws"] * many]) + "]"
+        scale = _table("scale", scale, expected, (1 + len(sizes),), groups, like)
+        rows_given = weights.shape[0] if isinstance(weights, Tensor) else scale.shape[0]
+        if tuple(scale.shape) != (rows_given, *sizes):
+            raise ShapeError("scale", got=list(scale.shape), expected=f"{expected} = {[rows_given, *sizes]}")
+        return Terms(weights, noises, scale.reshape(-1, outputs, len(noises)), single, groups)
     given: Any = [scale] if single else scale
     try:
         scales = tuple([tuple([float(s) for s in (row if many else [row])]) for row in given])
@@ -89,7 +105,30 @@ def terms(
     if len(scales) != outputs or any(len(row) != len(noises) for row in scales):
         wanted = "a number" if not many else f"{len(noises)} numbers, one for each draw"
         raise ShapeError("scale", got=scale, expected=wanted if single else f"{outputs} rows, each {wanted}")
-    return Terms(weights, noises, scales, single)
+    return Terms(weights, noises, scales, single, groups)
+
+
+def check_groups(groups: Tensor, like: Tensor) -> None:
+    """Raise unless ``groups`` is an int64 tensor that broadcasts to the shape of ``like``, on its device."""
+    if groups.dtype != torch.int64:
+        raise DtypeError("groups", got=groups.dtype, expected="torch.int64")
+    if groups.device != like.device:
+        raise DeviceError("groups", got=groups.device, expected=f"{like.device}, the device of the inputs")
+    fits = groups.ndim == like.ndim and all([g in (1, n) for g, n in zip(groups.shape, like.shape, strict=True)])
+    if not fits:
+        expected = f"as many dimensions as {list(like.shape)}, each extent the same or 1"
+        raise ShapeError("groups", got=list(groups.shape), expected=expected)
+
+
+def check_group_range(parts: Terms) -> None:
+    """Raise unless every group has its coefficients. Only on the CPU: elsewhere it would read the device."""
+    groups = parts.groups
+    if groups is None or not groups.is_cpu or groups.numel() == 0:
+        return
+    count = next(rows.shape[0] for rows in (parts.weights, parts.scales) if isinstance(rows, Tensor))
+    low, high = [int(bound) for bound in groups.aminmax()]
+    if low < 0 or high >= count:
+        raise ArgumentError("groups", got=f"{low} to {high}", expected=f"0 to {count - 1}, a row of coefficients each")
 
 
 def check_same(name: str, tensors: Sequence[Tensor], like: Tensor, like_name: str) -> None:
@@ -157,14 +196,18 @@ def _is_row(value: object) -> bool:
     return hasattr(value, "__len__")
 
 
-def _per_sample(name: str, value: Tensor, expected: str, ndims: tuple[int, ...], shape: Sequence[int]) -> Tensor:
-    if value.dtype != torch.float64 or not value.is_cpu or value.requires_grad:
-        got = f"{value.dtype} on {value.device}" + (" that requires grad" if value.requires_grad else "")
-        raise DtypeError(name, got=got, expected="float64 on the CPU: coefficients are host numbers")
+def _table(
+    name: str, value: Tensor, expected: str, ndims: tuple[int, ...], groups: Tensor | None, like: Tensor
+) -> Tensor:
+    if value.dtype != torch.float64 or value.requires_grad:
+        got = f"{value.dtype}" + (" that requires grad" if value.requires_grad else "")
+        raise DtypeError(name, got=got, expected="float64 that is not differentiated: coefficients are rounded once")
+    if not value.is_cpu and value.device != like.device:
+        raise DeviceError(name, got=value.device, expected=f"cpu or {like.device}, the device of the inputs")
     if value.ndim not in ndims:
         raise ShapeError(name, got=list(value.shape), expected=expected)
-    if len(shape) == 0 or value.shape[0] != shape[0]:
-        raise ShapeError(name, got=list(value.shape), expected=f"{expected} for inputs of shape {list(shape)}")
+    if groups is None and (like.ndim == 0 or value.shape[0] != like.shape[0]):
+        raise ShapeError(name, got=list(value.shape), expected=f"{expected} for inputs of shape {list(like.shape)}")
     return value
 
 

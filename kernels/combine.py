@@ -1,4 +1,4 @@
-"""`combine`: several linear combinations, with noise, in one pass over memory; `normal`: that noise as a tensor."""
+"""`combine`: several linear combinations, with noise, in one pass over memory."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError, ShapeError
-from . import arguments, ops, reference
+from . import arguments, catalogue, operators, ops, reference
 from .arguments import Weights
 from .dispatch import device_type, implementation, short_way
-from .noise import Draw, Noise
+from .noise import Noise
 
-_is_compiling = torch.compiler.is_compiling
 _grad_enabled = torch.is_grad_enabled
 _transforms = torch._C._are_functorch_transforms_active
-_modes = torch._C._len_torch_dispatch_stack  # a mode (fake tensors, tracing, counting) wants to see an operator
 
 
 def combine(
@@ -28,6 +26,7 @@ def combine(
     noise: Noise | Sequence[Noise] | None = None,
     scale: float | Sequence[float] | Sequence[Sequence[float]] | Tensor | None = None,
     status: Tensor | None = None,
+    groups: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, ...]:
     r"""Weighted sums of tensors, several at once, plus scaled standard normals.
 
@@ -42,19 +41,23 @@ def combine(
         inputs: At most 16 tensors of one dtype (float32, float64, bfloat16, float16), device and shape [B, *D]; any
             strides.
         weights: K numbers for one output; O rows of K numbers for several (at most 4). Where samples differ, a float64
-            CPU tensor [B, K] or [B, O, K].
+            tensor [B, K] or [B, O, K]; with ``groups``, [G, K] or [G, O, K]. On the CPU or with the inputs.
         out: Where to write, one tensor for each output; may coincide with inputs. By default new, like ``inputs[0]``.
         noise: Key of the normals `z` (at most 4 of them); see `Noise`. They are never written to memory.
         scale: Their scales: [O][D] numbers, where O is left out with one row of weights, and D with one `Noise` that is
-            not in a list. Where samples differ, a float64 CPU tensor with B in front.
+            not in a list. Where samples or groups differ, a float64 tensor with B or G in front.
         status: int32 tensor of one element, set to ``status | 1`` if an element of an output is NaN or infinite.
+        groups: Which row of ``weights`` (and of ``scale``) an element uses: int64, as many dimensions as the inputs,
+            each extent theirs or 1. [B, 1, 1, 1] chooses by sample, [B, N, 1] by token, [1, 1, H, W] by pixel, and
+            the inputs' whole shape by element.
 
     Returns:
         ``out``: a tensor if one row of weights was given, else a tuple. Differentiable in ``inputs`` if allocated here.
 
     Raises:
         ShapeError, DtypeError, DeviceError: Tensors that differ, or coefficients that do not fit; says which and how.
-        ArgumentError: Too many tensors; an output that partly overlaps another tensor; ``out`` under autograd.
+        ArgumentError: Too many tensors; an output that partly overlaps another tensor; ``out`` under autograd; a group
+            outside [0, G), where groups are on the CPU (elsewhere nothing is read back, and none may be).
 
     Example:
         >>> x, v = torch.ones(1, 3), torch.full((1, 3), 2.0)
@@ -67,9 +70,12 @@ def combine(
         >>> noisy = combine([x], [1.0], noise=key, scale=2.0)
         >>> torch.equal(noisy, x + 2 * normal((1, 3), seed=7, draw=key.draw))
         True
+        >>> table = torch.tensor([[1.0, 0.0], [1.0, 0.5]], dtype=torch.float64)
+        >>> combine([x, v], table, groups=torch.tensor([[0, 1, 1]]))
+        tensor([[1., 2., 2.]])
     """
-    tracing = _is_compiling() or _modes() > 0
-    if status is None and not tracing and (short := short_way("combine_eager")):
+    tracing = operators.tracing()
+    if status is None and groups is None and not tracing and (short := short_way("combine_eager")):
         result = short(inputs, weights, out, noise, scale)
         if result is not None:
             return result
@@ -79,7 +85,7 @@ def combine(
         like, like_name = (out if isinstance(out, Tensor) else out[0]), "out[0]"
     else:
         like, like_name = inputs[0], "inputs[0]"
-    parts = arguments.terms(len(inputs), weights, noise, scale, like.shape)
+    parts = arguments.terms(len(inputs), weights, noise, scale, groups, like)
     arguments.check_dtype(like_name, like)
     arguments.check_same("inputs", inputs, like, like_name)
     if status is not None:
@@ -111,6 +117,7 @@ def combine(
             if status is not None:
                 status |= _not_finite(outs)
             return out if isinstance(out, Tensor) else outs
+    arguments.check_group_range(parts)
     implementation("combine", device_type(like))(tuple(inputs), parts, outs, status)
     return outs[0] if parts.single else outs
 
@@ -130,6 +137,7 @@ def prepare(
     *,
     noise: Noise | Sequence[Noise] | None = None,
     scale: float | Sequence[float] | Sequence[Sequence[float]] | Tensor | None = None,
+    groups: Tensor | None = None,
 ) -> PreparedCombine:
     """`combine` with everything settled but a few inputs, for loops where its argument checks would cost more than it.
 
@@ -139,6 +147,7 @@ def prepare(
         outs: Where to write: a tensor, or one for each row of weights. They, and the inputs given, are kept alive.
         noise: As in `combine`.
         scale: As in `combine`.
+        groups: As in `combine`; kept alive, and not to be changed.
 
     Returns:
         A callable: ``prepared(*tensors) -> status``, one tensor for each ``None``, in order. It trusts that they have
@@ -153,56 +162,21 @@ def prepare(
         >>> step(v), step(v), x
         (0, 0, tensor([2., 2.]))
     """
-    if short := short_way("prepare_eager"):
+    if groups is None and (short := short_way("prepare_eager")):
         prepared = short(inputs, weights, outs, noise, scale)
         if prepared is not None:
             return prepared
     outs = (outs,) if isinstance(outs, Tensor) else tuple(outs)
     if not outs:
         raise ShapeError("outs", got="none", expected="at least one tensor")
-    parts = arguments.terms(len(inputs), weights, noise, scale, outs[0].shape)
+    parts = arguments.terms(len(inputs), weights, noise, scale, groups, outs[0])
     arguments.check_dtype("outs[0]", outs[0])
     for index, given in enumerate(inputs):
         if given is not None:
             arguments.check_same(f"inputs[{index}]"[:-3], [given], outs[0], "outs[0]")
     arguments.check_outputs(outs, outs[0], "outs[0]", parts.outputs)
+    arguments.check_group_range(parts)
     return implementation("prepare", device_type(outs[0]))(tuple(inputs), parts, outs)
-
-
-def normal(
-    shape: Sequence[int],
-    *,
-    seed: int,
-    draw: Draw,
-    samples: Tensor | None = None,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
-) -> Tensor:
-    """Standard normals of shape [B, *D], the ones that `combine` adds for the same key.
-
-    Args:
-        shape: [B, *D]; at most 2**34 elements a sample.
-        seed: Integer in [0, 2**64).
-        draw: Which draw; see `Draw`.
-        samples: Sample ids, int64 [B]; row ``b`` gets the numbers of ``samples[b]``. Default 0, ..., B - 1.
-        dtype: float32, float64 (the same numbers), bfloat16 or float16 (rounded).
-        device: Where to make them. The numbers do not depend on it.
-
-    Raises:
-        ArgumentError, ShapeError, DtypeError: As `Noise` and `combine` do.
-
-    Example:
-        >>> draw = Draw(purpose=0, step=0)
-        >>> batch = normal((3, 2), seed=1, draw=draw)
-        >>> torch.equal(normal((1, 2), seed=1, draw=draw, samples=torch.tensor([2])), batch[2:])
-        True
-    """
-    noise = Noise(seed, draw, samples)
-    if _is_compiling() or _modes() > 0:
-        return ops.normal(shape, noise, dtype, torch.device(device))
-    out = torch.empty(tuple(shape), dtype=dtype, device=device)
-    combine((), (), out=out, noise=noise, scale=1.0)
-    return out
 
 
 def _needs_operator(inputs: Sequence[Tensor]) -> bool:
@@ -212,3 +186,13 @@ def _needs_operator(inputs: Sequence[Tensor]) -> bool:
 
 def _not_finite(outs: Sequence[Tensor]) -> Tensor:
     return (~torch.stack([torch.isfinite(x).all() for x in outs]).all()).to(torch.int32)
+
+
+catalogue.describe(
+    "combine",
+    formula="out[o, e] = sum_k weights[groups[e], o, k] inputs[k, e] + sum_d scale[groups[e], o, d] z[d, e]",
+    moved="(K + O) n s, n elements (and 8 for each group index)",
+    differentiable="inputs",
+    benchmark="combine.py",
+    rows="combine",
+)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from . import arguments
+from . import arguments, reference
 from .arguments import Terms
 from .dispatch import implements, native_module
 from .noise import Noise
@@ -26,6 +26,8 @@ if native_module is not None:
 @implements("combine", "native")
 def combine(inputs: Sequence[Tensor], parts: Terms, outs: Sequence[Tensor], status: Tensor | None) -> None:
     """Run once; the same numbers as the reference, bit for bit."""
+    if parts.groups is not None:
+        return reference.combine(inputs, parts, outs, status)
     arguments.check_overlap(inputs, outs)
     result = bind(inputs, parts, outs, all([x.is_contiguous() for x in (*inputs, *outs)]))()
     if status is not None:
@@ -35,9 +37,17 @@ def combine(inputs: Sequence[Tensor], parts: Terms, outs: Sequence[Tensor], stat
 @implements("prepare", "native")
 def prepare(inputs: Sequence[Tensor | None], parts: Terms, outs: Sequence[Tensor]) -> PreparedCombine:
     """Bind once, for many calls."""
+    if parts.groups is not None:
+        return reference.Prepared(inputs, parts, outs)
     given = [x for x in inputs if x is not None]
     arguments.check_overlap(given, outs)
     return bind(inputs, parts, outs, all([x.is_contiguous() for x in (*given, *outs)]))
+
+
+@implements("normal", "native")
+def normal(out: Tensor, noise: Noise) -> None:
+    """Fill ``out`` with normals."""
+    bind((), Terms(((),), (noise,), ((1.0,),), True), (out,), out.is_contiguous())()
 
 
 def bind(inputs: Sequence[Tensor | None], parts: Terms, outs: Sequence[Tensor], contiguous: bool) -> PreparedCombine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -91,3 +92,13 @@ def check_samples(samples: Tensor) -> None:
         raise ShapeError("samples", got=list(samples.shape), expected="one id for each row, shape [B]")
     if type(samples) is Tensor and samples.is_cpu and samples.numel() and int(samples.min()) < 0:
         raise ArgumentError("samples", got=int(samples.min()), expected="ids >= 0")
+
+
+def pack_noise(noise: Noise) -> list[int]:
+    """Five integers for an operator: the seed as a signed 64-bit number, purpose, step, stage, attempt."""
+    return [noise.seed - (noise.seed >> 63 << 64), *noise.draw]
+
+
+def unpack_noise(numbers: Sequence[int], samples: Tensor | None) -> Noise:
+    """The key of five such integers and the samples' ids."""
+    return Noise(numbers[0] % 2**64, Draw(*numbers[1:]), samples)

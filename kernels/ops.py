@@ -1,4 +1,4 @@
-"""`pushforward::combine` and `pushforward::normal`: what tracing, compilation and autograd see of the kernels."""
+"""`pushforward::combine`: what tracing, compilation and autograd see of linear combinations."""
 
 from __future__ import annotations
 
@@ -8,21 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import arguments, operators
 from .arguments import Terms
 from .dispatch import device_type, implementation
-from .noise import Draw, Noise
+from .noise import pack_noise, unpack_noise
 
-# Coefficients are host numbers, [O][K] row after row; where samples differ, tensors [B, O, K] and [B, O, D].
-# A draw is four integers (purpose, step, stage, attempt) and its seed, as a signed 64-bit number.
-library = torch.library.Library("pushforward", "DEF")
-library.define(
+# Coefficients are host numbers, [O][K] row after row; where samples or groups differ, tensors [G, O, K] and [G, O, D].
+SCHEMA = (
     "combine(Tensor[] inputs, int outputs, float[] weights, Tensor? weights_of, int[] draws, Tensor?[] samples,"
-    " float[] scales, Tensor? scales_of, Tensor? like) -> Tensor[]",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-library.define(
-    "normal(SymInt[] shape, int[] draw, Tensor? samples, ScalarType dtype, Device device) -> Tensor",
-    tags=(torch.Tag.pt2_compliant_tag,),
+    " float[] scales, Tensor? scales_of, Tensor? like, Tensor? groups) -> Tensor[]"
 )
 
 
@@ -30,28 +24,16 @@ def combine(inputs: Sequence[Tensor], parts: Terms, like: Tensor | None = None) 
     """Call the operator: new outputs, differentiable in ``inputs``."""
     weights, weights_of = _flat(parts.weights)
     scales, scales_of = _flat(parts.scales)
-    draws = [number for noise in parts.noises for number in _pack(noise)]
+    draws = [number for noise in parts.noises for number in pack_noise(noise)]
     samples = [noise.samples for noise in parts.noises]
+    like = None if inputs else like
     return torch.ops.pushforward.combine(
-        list(inputs), parts.outputs, weights, weights_of, draws, samples, scales, scales_of, None if inputs else like
+        list(inputs), parts.outputs, weights, weights_of, draws, samples, scales, scales_of, like, parts.groups
     )
-
-
-def normal(shape: Sequence[int], noise: Noise, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Call the operator."""
-    return torch.ops.pushforward.normal(list(shape), _pack(noise), noise.samples, dtype, device)
 
 
 def _flat(rows: Any) -> tuple[list[float], Tensor | None]:
     return ([], rows) if isinstance(rows, Tensor) else ([number for row in rows for number in row], None)
-
-
-def _pack(noise: Noise) -> list[int]:
-    return [noise.seed - (noise.seed >> 63 << 64), *noise.draw]
-
-
-def _unpack(draw: Sequence[int], samples: Tensor | None) -> Noise:
-    return Noise(draw[0] % 2**64, Draw(*draw[1:]), samples)
 
 
 def _rows(flat: Sequence[float], outputs: int) -> tuple[tuple[float, ...], ...]:
@@ -59,37 +41,28 @@ def _rows(flat: Sequence[float], outputs: int) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(flat[o * width : (o + 1) * width]) for o in range(outputs))
 
 
-def _combine(inputs, outputs, weights, weights_of, draws, samples, scales, scales_of, like):
-    noises = tuple(_unpack(draws[5 * d : 5 * d + 5], ids) for d, ids in enumerate(samples))
+def _combine(inputs, outputs, weights, weights_of, draws, samples, scales, scales_of, like, groups):
+    noises = tuple(unpack_noise(draws[5 * d : 5 * d + 5], ids) for d, ids in enumerate(samples))
     weights = _rows(weights, outputs) if weights_of is None else weights_of
     scales = _rows(scales, outputs) if scales_of is None else scales_of
     like = inputs[0] if inputs else like
     outs = [torch.empty_like(like) for _ in range(outputs)]
-    implementation("combine", device_type(like))(inputs, Terms(weights, noises, scales, False), outs, None)
+    parts = Terms(weights, noises, scales, False, groups)
+    arguments.check_group_range(parts)
+    implementation("combine", device_type(like))(inputs, parts, outs, None)
     return outs
 
 
-def _normal(shape, draw, samples, dtype, device):
-    out = torch.empty(shape, dtype=dtype, device=device)
-    parts = Terms(((),), (_unpack(draw, samples),), ((1.0,),), True)
-    implementation("combine", device_type(out))((), parts, (out,), None)
-    return out
-
-
-def _combine_fake(inputs, outputs, weights, weights_of, draws, samples, scales, scales_of, like):
+def _combine_fake(inputs, outputs, weights, weights_of, draws, samples, scales, scales_of, like, groups):
     return [torch.empty_like(inputs[0] if inputs else like) for _ in range(outputs)]
 
 
-def _normal_fake(shape, draw, samples, dtype, device):
-    return torch.empty(shape, dtype=dtype, device=device)
-
-
 def _setup(ctx, inputs, output):
-    tensors, ctx.outputs, ctx.weights, weights_of, *_ = inputs
+    tensors, ctx.outputs, ctx.weights, weights_of, *_, groups = inputs
     ctx.count = len(tensors)
     # torch matches gradients to arguments by structure, and takes an empty list for a list of tensors
     ctx.blanks = tuple(_blank(argument) for argument in inputs[1:])
-    ctx.save_for_backward(weights_of)
+    ctx.save_for_backward(weights_of, None if weights_of is None else groups)
 
 
 def _blank(argument):
@@ -99,7 +72,7 @@ def _blank(argument):
 
 def _backward(ctx, grads):
     """Combine the gradients with the transposed weights, at most four inputs a pass."""
-    weights_of = ctx.saved_tensors[0]
+    weights_of, groups = ctx.saved_tensors
     used = [o for o, grad in enumerate(grads) if grad is not None]
     result: list[Tensor | None] = [None] * ctx.count
     wanted = list(range(ctx.count)) if used else []
@@ -109,14 +82,10 @@ def _backward(ctx, grads):
             transposed: Any = tuple(tuple(ctx.weights[o * ctx.count + k] for o in used) for k in ks)
         else:
             transposed = weights_of[:, used][:, :, ks].transpose(1, 2).contiguous()
-        parts = Terms(transposed, (), ((),) * len(ks), False)
+        parts = Terms(transposed, (), ((),) * len(ks), False, groups)
         for k, value in zip(ks, combine([grads[o] for o in used], parts), strict=True):
             result[k] = value
     return result, *ctx.blanks
 
 
-library.impl("combine", _combine, "CompositeExplicitAutograd")
-library.impl("normal", _normal, "CompositeExplicitAutograd")
-torch.library.register_fake("pushforward::combine", _combine_fake, lib=library)
-torch.library.register_fake("pushforward::normal", _normal_fake, lib=library)
-torch.library.register_autograd("pushforward::combine", _backward, setup_context=_setup, lib=library)
+operators.operator(SCHEMA, _combine, _combine_fake, setup=_setup, backward=_backward)

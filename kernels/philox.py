@@ -88,6 +88,20 @@ def normals(elements: int, *, seed: int, draw: Draw, samples: Tensor) -> Tensor:
     return torch.stack(pairs, -1).flatten(1)[:, :elements]
 
 
+def uniforms(elements: int, *, seed: int, draw: Draw, samples: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Uniforms in (0, 1) of every sample, shape [B, elements], float32 or float64.
+
+    Midpoints of 2^23 or 2^52 cells, which the formats hold exactly, so neither 0 nor 1 comes out. float32:
+    ``((w >> 9) + 1/2) 2^-23`` of word ``e``; float64: ``((w0 >> 6) 2^26 + (w1 >> 6) + 1/2) 2^-52`` of words ``2 e`` and
+    ``2 e + 1``.
+    """
+    if dtype == torch.float32:
+        w = words(elements, seed=seed, draw=draw, samples=samples)
+        return ((w >> 9).to(dtype) + 0.5) * 2.0**-23
+    w0, w1 = words(2 * elements, seed=seed, draw=draw, samples=samples).unflatten(1, (elements, 2)).unbind(-1)
+    return (((w0 >> 6) * 2**26 + (w1 >> 6)).to(dtype) + 0.5) * 2.0**-52
+
+
 def box_muller(radius: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
     """Two float32 normals of each pair of words (int64 tensors, values in [0, 2**32))."""
     # torch's float32 square root (MKL's) is not always the IEEE one; taken in float64 and rounded, it is.

@@ -16,7 +16,10 @@ from .noise import Noise
 
 @implements("combine", "reference")
 def combine(inputs: Sequence[Tensor], parts: Terms, outs: Sequence[Tensor], status: Tensor | None) -> None:
-    """``outs = weights @ inputs + scales @ normals``, summed from left to right in the wide type, rounded once."""
+    """``outs = weights @ inputs + scales @ normals``, summed from left to right in the wide type, rounded once.
+
+    Element ``e`` takes row ``groups[e]`` of coefficients that are a table, or that of its sample.
+    """
     if not outs[0].is_meta:
         arguments.check_overlap(inputs, outs)
     for out, total in zip(outs, totals(inputs, parts, outs[0]), strict=True):  # all sums first: outputs may be inputs
@@ -31,8 +34,9 @@ def totals(inputs: Sequence[Tensor], parts: Terms, like: Tensor) -> list[Tensor]
     normals = [normal_like(noise, like).to(wide) for noise in parts.noises]
     sums = []
     for o in range(parts.outputs):
-        products = [x.to(wide) * w for x, w in zip(inputs, coefficients(parts.weights, o, like, wide), strict=True)]
-        products += [z * s for z, s in zip(normals, coefficients(parts.scales, o, like, wide), strict=True)]
+        weights, scales = (coefficients(rows, o, parts.groups, like, wide) for rows in (parts.weights, parts.scales))
+        products = [x.to(wide) * w for x, w in zip(inputs, weights, strict=True)]
+        products += [z * s for z, s in zip(normals, scales, strict=True)]
         total = products[0] if products else torch.zeros_like(like, dtype=wide)
         for product in products[1:]:
             total = total + product  # two roundings, never a fused multiply-add: the same on every machine
@@ -40,20 +44,40 @@ def totals(inputs: Sequence[Tensor], parts: Terms, like: Tensor) -> list[Tensor]
     return sums
 
 
-def coefficients(rows: Any, o: int, like: Tensor, wide: torch.dtype) -> Sequence[float | Tensor]:
-    """Coefficients of output ``o``: numbers, or tensors that broadcast over a sample."""
+def coefficients(rows: Any, o: int, groups: Tensor | None, like: Tensor, wide: torch.dtype) -> Sequence[float | Tensor]:
+    """Coefficients of output ``o``: numbers, or tensors that broadcast to the inputs' shape."""
     if not isinstance(rows, Tensor):
         return rows[o]
     columns = rows[:, o].to(device=like.device, dtype=wide).unbind(-1)
+    if groups is not None:
+        return [column[groups] for column in columns]
     return [column.reshape(-1, *[1] * (like.ndim - 1)) for column in columns]
 
 
 def normal_like(noise: Noise, like: Tensor) -> Tensor:
     """The normals of this key as a float32 tensor of the shape of ``like``."""
-    batch, *inner = like.shape
-    samples = torch.arange(batch, device=like.device) if noise.samples is None else noise.samples.to(like.device)
-    elements = torch.Size(inner).numel()
+    elements, samples = _stream(noise, like)
     return philox.normals(elements, seed=noise.seed, draw=noise.draw, samples=samples).reshape(like.shape)
+
+
+def _stream(noise: Noise, like: Tensor) -> tuple[int, Tensor]:
+    """Elements of a sample, and the samples' ids on the device of ``like``."""
+    samples = torch.arange(like.shape[0], device=like.device) if noise.samples is None else noise.samples
+    return like.shape[1:].numel(), samples.to(like.device)
+
+
+@implements("normal", "reference")
+def normal(out: Tensor, noise: Noise) -> None:
+    """Fill ``out`` with the normals of this key, rounded to its dtype."""
+    out.copy_(normal_like(noise, out))
+
+
+@implements("uniform", "reference")
+def uniform(out: Tensor, noise: Noise) -> None:
+    """Fill ``out``, float32 or float64, with the uniforms of this key."""
+    elements, samples = _stream(noise, out)
+    uniforms = philox.uniforms(elements, seed=noise.seed, draw=noise.draw, samples=samples, dtype=out.dtype)
+    out.copy_(uniforms.reshape(out.shape))
 
 
 @implements("prepare", "reference")

@@ -14,12 +14,14 @@ KEY = Noise(3, Draw(1, 2), torch.tensor([5, 6]))
 def samples():
     x, v = torch.randn(2, 3, requires_grad=True), torch.randn(2, 3)
     op = torch.ops.pushforward.combine.default
-    yield op, ([x, v], 1, [1.0, 0.5], None, [], [], [], None, None)
-    yield op, ([x, v], 2, [1.0, 0.5, 0.0, 2.0], None, [3, 1, 2, 0, 0], [KEY.samples], [0.5, 0.0], None, None)
-    yield op, ([x, v], 1, [], torch.randn(2, 1, 2).double(), [], [], [], None, None)
-    yield op, ([], 1, [], None, [3, 1, 2, 0, 0], [None], [], torch.randn(2, 1, 1).double(), v)
+    yield op, ([x, v], 1, [1.0, 0.5], None, [], [], [], None, None, None)
+    yield op, ([x, v], 2, [1.0, 0.5, 0.0, 2.0], None, [3, 1, 2, 0, 0], [KEY.samples], [0.5, 0.0], None, None, None)
+    yield op, ([x, v], 1, [], torch.randn(2, 1, 2).double(), [], [], [], None, None, None)
+    yield op, ([], 1, [], None, [3, 1, 2, 0, 0], [None], [], torch.randn(2, 1, 1).double(), v, None)
     channels_last = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last).requires_grad_()
-    yield op, ([channels_last], 1, [2.0], None, [], [], [], None, None)
+    yield op, ([channels_last], 1, [2.0], None, [], [], [], None, None, None)
+    groups = torch.tensor([[0, 2, 2]])
+    yield op, ([x, v], 2, [], torch.randn(3, 2, 2).double(), [], [], [], None, None, groups)
     yield torch.ops.pushforward.normal.default, ([2, 5], [-7, 1, 2, 3, 4], None, torch.float32, torch.device("cpu"))
     yield (
         torch.ops.pushforward.normal.default,
@@ -28,7 +30,7 @@ def samples():
 
 
 @pytest.mark.parametrize("name", AVAILABLE)
-@pytest.mark.parametrize("case", range(7))
+@pytest.mark.parametrize("case", range(8))
 def test_opcheck(name, case):
     with backend(name):
         torch.library.opcheck(*list(samples())[case])
