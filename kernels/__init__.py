@@ -30,3 +30,6 @@ else:
     from .noise import Noise as Noise
     from .random import normal as normal
     from .random import uniform as uniform
+    from .resample import RESAMPLING_SCHEMES as RESAMPLING_SCHEMES
+    from .resample import Resampled as Resampled
+    from .resample import resample as resample

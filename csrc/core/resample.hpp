@@ -1,0 +1,78 @@
+// Resampling in integers, so that every order of summation gives the same ancestors. kernels/resample.py is the
+// definition.
+#pragma once
+
+#include "config.hpp"
+#include "exponential.hpp"
+#include "lanes.hpp"
+#include "normal.hpp"
+
+namespace pushforward::PF_ISA {
+
+// Bits after the point of the integer weights, for at most `most` particles or ancestors: their sum stays below 2^62.
+PF_HD int weight_bits(int64_t most) {
+  int log = 0;
+  while ((int64_t(1) << log) < most) ++log;  // ceil(log2(most))
+  return 62 - log < 52 ? 62 - log : 52;
+}
+
+// The same for M + 1 exponential spacings, each below 2^5.
+PF_HD int spacing_bits(int64_t ancestors) {
+  int log = 0;
+  while ((int64_t(1) << log) < ancestors + 1) ++log;
+  return 57 - log < 46 ? 57 - log : 46;
+}
+
+// 2^exponent
+PF_HD double power_of_two(int exponent) { return OneLane::bits<double>(int64_t(1023 + exponent) << 52); }
+
+// floor(a b / 2^64) for b < 2^62
+PF_HD uint64_t multiply_high(uint64_t a, uint64_t b) {
+  const uint64_t a0 = a & 0xFFFFFFFFu, a1 = a >> 32, b0 = b & 0xFFFFFFFFu, b1 = b >> 32;
+  const uint64_t middle = a1 * b0 + (a0 * b0 >> 32);
+  const uint64_t low = a0 * b1 + (middle & 0xFFFFFFFFu);
+  return a1 * b1 + (middle >> 32) + (low >> 32);
+}
+
+// A uniform integer in [0, total), from two words; its distribution is exact to 2^-64.
+PF_HD int64_t uniform_below(uint32_t high, uint32_t low, int64_t total) {
+  return int64_t(multiply_high(uint64_t(high) << 32 | low, uint64_t(total)));
+}
+
+// Ancestor j is the first particle whose cumulative weight exceeds floor((j total + offset) / M): exact thresholds of
+// systematic (one offset for all j) and stratified (one for each) resampling.
+struct Strata {
+  int64_t quotient, remainder, ancestors;
+
+  PF_HD Strata(int64_t total, int64_t ancestors)
+      : quotient(total / ancestors), remainder(total % ancestors), ancestors(ancestors) {}
+  PF_HD int64_t threshold(int64_t j, int64_t offset) const {
+    return j * quotient + (j * remainder + offset) / ancestors;
+  }
+};
+
+// Exponential spacing in fixed point: -log of the word's uniform number; scale is 2^spacing_bits.
+PF_HD int64_t spacing(uint32_t word, double scale) {
+  return to_fixed<OneDouble>(double(-log_uniform<OneLane>(word)), scale);
+}
+
+// Threshold of multinomial resampling for a sum of spacings; ratio is double(total) / double(sum of all spacings).
+PF_HD int64_t order_threshold(int64_t sum, double ratio, int64_t total) {
+  const int64_t threshold = int64_t(double(sum) * ratio);
+  return threshold < total - 1 ? threshold : total - 1;
+}
+
+PF_HD int bit_length(int64_t x) {
+  int length = 0;
+  for (; x > 0; x >>= 1) ++length;
+  return length;
+}
+
+// How far the remainders M w_i - floor(M w_i / total) total are shifted: their sum is `draws` times the total, which
+// may need more than 62 bits.
+PF_HD int remainder_shift(int64_t draws, int64_t total) {
+  const int bits = bit_length(draws) + bit_length(total) - 62;
+  return bits > 0 ? bits : 0;
+}
+
+}  // namespace pushforward::PF_ISA
