@@ -33,3 +33,5 @@ else:
     from .resample import RESAMPLING_SCHEMES as RESAMPLING_SCHEMES
     from .resample import Resampled as Resampled
     from .resample import resample as resample
+    from .runge_kutta import RungeKuttaStep as RungeKuttaStep
+    from .runge_kutta import rk_step as rk_step
