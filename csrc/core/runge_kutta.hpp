@@ -30,11 +30,14 @@ PF_HD Wide step_coefficient(double h, double weight) {
   return Wide(h * weight);
 }
 
-// Add one stage's terms to the sums of all rows. Sums start at x (row 0) and at zero, stages come from left to right.
-template <int rows, class Value, class Coefficient>
-PF_HD void add_stage(Value (&sum)[rows], const Value& k, const Coefficient* coefficient, uint32_t used) {
+// Add one stage's terms to the sums of all rows, for `several` values at a time. Sums start at x (row 0) and at zero;
+// stages come from left to right. coefficient(row, i) is the one of the i-th value.
+template <int rows, int several, class Value, class Coefficient>
+PF_HD void add_stage(Value (&sum)[rows][several], const Value (&k)[several], const Coefficient& coefficient,
+                     uint32_t used) {
   for (int r = 0; r < rows; ++r) {
-    if (used >> r & 1) sum[r] = sum[r] + k * coefficient[r];
+    if (!(used >> r & 1)) continue;
+    for (int i = 0; i < several; ++i) sum[r][i] = sum[r][i] + k[i] * coefficient(r, i);
   }
 }
 
