@@ -35,3 +35,4 @@ else:
     from .resample import resample as resample
     from .runge_kutta import RungeKuttaStep as RungeKuttaStep
     from .runge_kutta import rk_step as rk_step
+    from .threshold import threshold as threshold
