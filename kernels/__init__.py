@@ -36,3 +36,9 @@ else:
     from .runge_kutta import RungeKuttaStep as RungeKuttaStep
     from .runge_kutta import rk_step as rk_step
     from .threshold import threshold as threshold
+    from .wavelet_filters import Wavelet as Wavelet
+    from .wavelets import Bands as Bands
+    from .wavelets import dwt2d as dwt2d
+    from .wavelets import haar2d as haar2d
+    from .wavelets import idwt2d as idwt2d
+    from .wavelets import ihaar2d as ihaar2d
