@@ -6,12 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import ArgumentError, DeviceError, DtypeError, ShapeError
 from . import arguments, catalogue, operators
-from .dispatch import device_type, implementation, implements
+from .dispatch import device_type, implementation, implements, native_module
+from .native import CODES
 from .ordered_sum import ordered_sum
 
 MAX_STAGES, MAX_ESTIMATES, MAX_DENSE = 16, 2, 4
@@ -205,11 +207,38 @@ def _reference(x, stages, h, rows: Rows, out, error, dense) -> None:
     size = torch.maximum(before.abs(), stored.abs())
     tolerance = (rows.atol + rows.rtol * size).clamp(min=torch.finfo(wide).tiny)
     for column_of_error, estimate in zip(error.unbind(1), estimates, strict=True):
-        ratio = (estimate / tolerance + (stored - stored)).to(torch.float64).flatten(1)
-        if x.ndim == 1:
-            ratio = ratio.reshape(-1, 1)
-        column_of_error.copy_((ordered_sum(ratio * ratio) / max(ratio.shape[1], 1)).sqrt())
+        ratio = (estimate / tolerance + (stored - stored)).to(torch.float64)[..., None].flatten(1)
+        column_of_error.copy_(_root(ordered_sum(ratio * ratio) / max(ratio.shape[1], 1)))
     out.copy_(after)
+
+
+def _root(x: Tensor) -> Tensor:
+    """Square root rounded correctly, as processors do it: on the CPU, torch's vector library may be an ulp off."""
+    return torch.from_numpy(np.sqrt(x.numpy())) if x.is_cpu else x.sqrt()
+
+
+@implements("rk_step", "native")
+def _native(x, stages, h, rows: Rows, out, error, dense) -> None:
+    x, stages, h = x.contiguous(), [k.contiguous() for k in stages], h.contiguous()
+    target = out if out.is_contiguous() else torch.empty_like(x)
+    native_module.rk_step(
+        CODES[x.dtype],
+        x.shape[0],
+        x[0].numel() if x.shape[0] else 0,
+        x.data_ptr(),
+        [k.data_ptr() for k in stages],
+        h.data_ptr(),
+        1 if h.shape[0] > 1 else 0,
+        (rows.weights, *rows.estimates, *rows.dense),
+        len(rows.estimates),
+        rows.rtol,
+        rows.atol,
+        target.data_ptr(),
+        [q.data_ptr() for q in dense],
+        error.data_ptr(),
+    )
+    if target is not out:
+        out.copy_(target)
 
 
 def _operator_run(x, stages, h, weights, estimates, dense, rtol, atol):

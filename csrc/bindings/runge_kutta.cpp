@@ -1,0 +1,76 @@
+#include "../cpu/runge_kutta.hpp"
+
+#include <algorithm>
+#include <vector>
+
+#include "../cpu/parallel.hpp"
+#include "module.hpp"
+#include "tensors.hpp"
+
+namespace pushforward {
+namespace {
+
+// Below this many elements a thread, waking another one costs more than it saves.
+constexpr int64_t least_elements = 4096;
+
+// Tensors are contiguous [rows, row_size], checked in Python. `tableau`: the rows of weights, one tuple each, of which
+// `estimates` follow the first.
+void rk_step(int dtype, int64_t rows, int64_t row_size, py::handle x, const py::list& stages, py::handle h,
+             int64_t h_step, const py::tuple& tableau, int estimates, double rtol, double atol, py::handle out,
+             const py::list& dense, py::handle error) {
+  StepJob job;
+  job.dtype = Dtype(dtype);
+  job.rows = rows;
+  job.row_size = row_size;
+  job.tableau.stages = int(stages.size());
+  job.tableau.estimates = estimates;
+  job.tableau.rows = int(tableau.size());
+  job.tableau.rtol = rtol;
+  job.tableau.atol = atol;
+  if (job.tableau.stages > max_stages || estimates < 1 || estimates > max_estimates ||
+      job.tableau.rows != 1 + estimates + int(dense.size()) || int(dense.size()) > max_dense) {
+    throw py::value_error("too many stages or rows");
+  }
+  for (int s = 0; s < job.tableau.stages; ++s) {
+    job.stage[s] = as_address(py::object(stages[s]).ptr());
+    job.tableau.used[s] = 0;
+  }
+  for (int r = 0; r < job.tableau.rows; ++r) {
+    const py::tuple row = tableau[r];
+    if (int(row.size()) != job.tableau.stages) throw py::value_error("a weight for each stage");
+    for (int s = 0; s < job.tableau.stages; ++s) {
+      const double weight = as_double(py::object(row[s]).ptr());
+      job.tableau.weight[r][s] = weight;
+      job.tableau.used[s] |= uint32_t(weight != 0) << r;
+    }
+  }
+  job.x = as_address(x.ptr());
+  job.out = as_address(out.ptr());
+  for (int j = 0; j < int(dense.size()); ++j) job.dense[j] = as_address(py::object(dense[j]).ptr());
+  job.h = reinterpret_cast<const double*>(as_address(h.ptr()));
+  job.h_step = h_step;
+  job.error = reinterpret_cast<double*>(as_address(error.ptr()));
+  if (row_size == 0) std::fill_n(job.error, rows * estimates, 0.0);
+  if (rows * row_size == 0) return;
+
+  const auto kernel = step_units_kernel();
+  const int64_t size = rows * row_size, blocks = job.short_rows() ? 1 : job.blocks();
+  const int threads = size < 2 * least_elements ? 1 : int(std::min<int64_t>(torch_threads(), size / least_elements));
+  std::vector<double> sums(blocks > 1 ? size_t(estimates * rows * blocks) : 0);
+  job.sums = sums.data();
+  py::gil_scoped_release release;
+  parallel_for(job.units(), threads, [&](int64_t first, int64_t last) { kernel(job, first, last); });
+  if (blocks == 1) return;
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int e = 0; e < estimates; ++e) {
+      const double sum = PF_ISA::sum_of_blocks(job.sums + (e * rows + row) * blocks, blocks);
+      job.error[row * estimates + e] = PF_ISA::error_norm(sum, row_size);
+    }
+  }
+}
+
+}  // namespace
+
+PF_BINDINGS(module) { module.def("rk_step", &rk_step); }
+
+}  // namespace pushforward
