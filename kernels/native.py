@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from . import arguments, reference
+from . import arguments
 from .arguments import Terms
 from .dispatch import implements, native_module
 from .noise import Noise
@@ -21,13 +21,13 @@ if native_module is not None:
     native_module.set_torch(Tensor, CODES, torch.get_num_threads, torch.empty_like, torch.is_grad_enabled, Noise)
     implements("combine_eager", "native")(native_module.combine_eager)  # the common case, with its checks
     implements("prepare_eager", "native")(native_module.prepare_eager)
+    implements("normal_eager", "native")(native_module.normal_eager)
+    implements("uniform_eager", "native")(native_module.uniform_eager)
 
 
 @implements("combine", "native")
 def combine(inputs: Sequence[Tensor], parts: Terms, outs: Sequence[Tensor], status: Tensor | None) -> None:
     """Run once; the same numbers as the reference, bit for bit."""
-    if parts.groups is not None:
-        return reference.combine(inputs, parts, outs, status)
     arguments.check_overlap(inputs, outs)
     result = bind(inputs, parts, outs, all([x.is_contiguous() for x in (*inputs, *outs)]))()
     if status is not None:
@@ -37,8 +37,6 @@ def combine(inputs: Sequence[Tensor], parts: Terms, outs: Sequence[Tensor], stat
 @implements("prepare", "native")
 def prepare(inputs: Sequence[Tensor | None], parts: Terms, outs: Sequence[Tensor]) -> PreparedCombine:
     """Bind once, for many calls."""
-    if parts.groups is not None:
-        return reference.Prepared(inputs, parts, outs)
     given = [x for x in inputs if x is not None]
     arguments.check_overlap(given, outs)
     return bind(inputs, parts, outs, all([x.is_contiguous() for x in (*given, *outs)]))
@@ -47,23 +45,40 @@ def prepare(inputs: Sequence[Tensor | None], parts: Terms, outs: Sequence[Tensor
 @implements("normal", "native")
 def normal(out: Tensor, noise: Noise) -> None:
     """Fill ``out`` with normals."""
-    bind((), Terms(((),), (noise,), ((1.0,),), True), (out,), out.is_contiguous())()
+    _fill(0, out, noise)
+
+
+@implements("uniform", "native")
+def uniform(out: Tensor, noise: Noise) -> None:
+    """Fill ``out``, float32 or float64, with uniforms."""
+    _fill(1, out, noise)
+
+
+def _fill(distribution: int, out: Tensor, noise: Noise) -> None:
+    made = out if out.is_contiguous() else torch.empty_like(out, memory_format=torch.contiguous_format)
+    keep: list[Tensor | None] = []
+    key = _key(noise, keep)
+    rows, row_size = out.shape[0], out.shape[1:].numel()
+    native_module.fill_random(distribution, made.data_ptr(), CODES[out.dtype], rows, row_size, key)
+    if made is not out:
+        out.copy_(made)
 
 
 def bind(inputs: Sequence[Tensor | None], parts: Terms, outs: Sequence[Tensor], contiguous: bool) -> PreparedCombine:
     """Describe a combination to the compiled module; ``None`` inputs have the strides of ``outs[0]``."""
-    keep = [*inputs, *outs]
-    strides = None if contiguous else [(outs[0] if x is None else x).stride() for x in keep]
+    keep: list[Tensor | None] = [*inputs, *outs]
+    plain = contiguous and parts.groups is None
+    strides = None if plain else [(outs[0] if x is None else x).stride() for x in keep]
     addresses = [None if x is None else x.data_ptr() for x in keep]
+    tables = [rows.shape[0] for rows in (parts.weights, parts.scales) if isinstance(rows, Tensor)]
     weights, scales = (_rows(rows, keep) for rows in (parts.weights, parts.scales))
-    noises = []
-    for noise in parts.noises:
-        samples = 0
-        if noise.samples is not None:
-            keep.append(noise.samples.cpu().contiguous())
-            samples = keep[-1].data_ptr()
-        purpose, step, stage, attempt = noise.draw
-        noises.append((noise.seed, purpose, step, stage, attempt, samples))
+    groups = 0
+    if parts.groups is not None:
+        expanded = parts.groups.expand(outs[0].shape)
+        keep.append(expanded)
+        strides = [*(strides or []), expanded.stride()]
+        groups = expanded.data_ptr()
+    noises = [_key(noise, keep) for noise in parts.noises]
     count = len(inputs)
     return native_module.Combination(
         CODES[outs[0].dtype],
@@ -74,12 +89,23 @@ def bind(inputs: Sequence[Tensor | None], parts: Terms, outs: Sequence[Tensor], 
         weights,
         noises,
         scales,
+        (groups, tables[0] if tables else 0),
         keep,
     )
 
 
-def _rows(rows: object, keep: list[Tensor]) -> object:
+def _key(noise: Noise, keep: list[Tensor | None]) -> tuple[int, ...]:
+    samples = 0
+    if noise.samples is not None:
+        ids = noise.samples.cpu().contiguous()
+        keep.append(ids)
+        samples = ids.data_ptr()
+    return noise.seed, *noise.draw, samples
+
+
+def _rows(rows: object, keep: list[Tensor | None]) -> object:
     if not isinstance(rows, Tensor):
         return rows
-    keep.append(rows.contiguous())
-    return keep[-1].data_ptr()
+    table = rows.contiguous()
+    keep.append(table)
+    return table.data_ptr()

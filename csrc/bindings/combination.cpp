@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <tuple>
 
 #include "../cpu/layout.hpp"
 #include "../cpu/parallel.hpp"
@@ -196,7 +195,8 @@ std::unique_ptr<Combination> prepare_eager(py::handle inputs, py::handle weights
 
 Combination::Combination(int dtype, const std::vector<int64_t>& shape, const py::sequence& inputs,
                          const py::sequence& outputs, const py::object& strides, const py::object& weights,
-                         const py::sequence& noises, const py::object& scales, py::object keep)
+                         const py::sequence& noises, const py::object& scales,
+                         const std::tuple<uintptr_t, int64_t>& groups, py::object keep)
     : keep(std::move(keep)) {
   Job& job = bound.job;
   job.dtype = Dtype(dtype);
@@ -223,7 +223,10 @@ Combination::Combination(int dtype, const std::vector<int64_t>& shape, const py:
   job.weights_step = read_rows(weights, job.inputs, bound.weights, job.weights);
   job.scales_step = read_rows(scales, job.draws, bound.scales, job.scales);
 
-  const bool by_row = job.draws > 0 || job.weights_step > 0 || job.scales_step > 0;
+  job.groups.address = reinterpret_cast<const int64_t*>(std::get<0>(groups));
+  job.groups.count = std::get<1>(groups);
+
+  const bool by_sample = job.table() && !job.groups.address, by_row = job.draws > 0 || by_sample;
   int64_t size = 1;
   for (const int64_t extent : shape) size *= extent;
   job.rows = by_row && !shape.empty() ? shape[0] : 1;
@@ -233,9 +236,10 @@ Combination::Combination(int dtype, const std::vector<int64_t>& shape, const py:
     for (Operand& operand : job.in) operand.contiguous = true;
     for (Operand& operand : job.out) operand.contiguous = true;
   } else {
-    const int fixed = job.draws > 0 ? int(shape.size()) : by_row ? 1 : 0;
+    const int fixed = job.draws > 0 ? int(shape.size()) : by_sample ? 1 : 0;
     set_layout(job, {shape, strides.cast<std::vector<std::vector<int64_t>>>()}, fixed, bound.strides);
   }
+  if (by_sample) job.groups.run = job.row_size;
 }
 
 int Combination::run(const py::args& tensors) const {
@@ -276,9 +280,10 @@ int64_t Combination::read_rows(const py::object& rows, int width, double* storag
 PF_BINDINGS(module) {
   py::class_<Combination>(module, "Combination")
       .def(py::init<int, const std::vector<int64_t>&, const py::sequence&, const py::sequence&, const py::object&,
-                    const py::object&, const py::sequence&, const py::object&, py::object>(),
+                    const py::object&, const py::sequence&, const py::object&, const std::tuple<uintptr_t, int64_t>&,
+                    py::object>(),
            py::arg("dtype"), py::arg("shape"), py::arg("inputs"), py::arg("outputs"), py::arg("strides"),
-           py::arg("weights"), py::arg("noises"), py::arg("scales"), py::arg("keep"))
+           py::arg("weights"), py::arg("noises"), py::arg("scales"), py::arg("groups"), py::arg("keep"))
       .def("__call__", &Combination::run);
   module.def("combine_eager", &combine_eager);
   module.def("prepare_eager", &prepare_eager);

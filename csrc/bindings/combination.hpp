@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <tuple>
 #include <vector>
 
 #include "tensors.hpp"
@@ -42,12 +43,13 @@ int run_job(const Job& job);
 class Combination {
  public:
   // The general case, checked in Python. `weights` and `scales`: nested rows of floats, or the address of float64
-  // numbers for every row of the batch. `noises`: (seed, purpose, step, stage, attempt, address of the ids or 0). None
-  // among the addresses of inputs stands for a tensor that comes with the call. `strides` is None if all operands are
-  // contiguous. `keep` is kept alive.
+  // numbers for every row of a table. `noises`: (seed, purpose, step, stage, attempt, address of the ids or 0). None
+  // among the addresses of inputs stands for a tensor that comes with the call. `strides`, of all operands, is None if
+  // they are contiguous and there are no groups. `groups`: address of the int64 numbers (0: the sample's own), whose
+  // strides come last among the strides, and the number of rows of the tables. `keep` is kept alive.
   Combination(int dtype, const std::vector<int64_t>& shape, const py::sequence& inputs, const py::sequence& outputs,
               const py::object& strides, const py::object& weights, const py::sequence& noises,
-              const py::object& scales, py::object keep);
+              const py::object& scales, const std::tuple<uintptr_t, int64_t>& groups, py::object keep);
   Combination() = default;
 
   int run(const py::args& tensors) const;

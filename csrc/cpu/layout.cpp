@@ -40,8 +40,16 @@ void set_layout(Job& job, const Layout& layout, int fixed, std::vector<int64_t>&
   std::copy(shape.begin(), shape.end(), job.shape);
   storage.resize(size_t(operands * job.dims));
   for (int t = 0; t < operands; ++t) {
-    Operand& operand = t < job.inputs ? job.in[t] : job.out[t - job.inputs];
     std::copy(strides[t].begin(), strides[t].end(), storage.begin() + t * job.dims);
+    if (t == job.inputs + job.outputs) {
+      Groups& groups = job.groups;
+      groups.strides = storage.data() + t * job.dims;
+      groups.dims = job.dims;
+      groups.run = 1;
+      for (; groups.dims > 0 && groups.strides[groups.dims - 1] == 0; --groups.dims) groups.run *= shape[groups.dims - 1];
+      continue;
+    }
+    Operand& operand = t < job.inputs ? job.in[t] : job.out[t - job.inputs];
     operand.strides = storage.data() + t * job.dims;
     operand.contiguous = true;
     int64_t expected = 1;

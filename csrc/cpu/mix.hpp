@@ -18,6 +18,12 @@ struct Block {
   Stored* out[max_outputs];
   const float* noise[max_draws];
   Wide weight[max_outputs][max_inputs + max_draws];  // of the inputs, then of the draws
+
+  void advance(int64_t count) {
+    for (int k = 0; k < inputs; ++k) in[k] += count;
+    for (int o = 0; o < outputs; ++o) out[o] += count;
+    for (int d = 0; d < draws; ++d) noise[d] += count;
+  }
 };
 
 template <class Check>

@@ -110,37 +110,36 @@ struct SplitLanes {
   }
 };
 
-// Four vectors, one of the j-th numbers of every block each -> the blocks one after the other. Lane l must hold block
+// The blocks of four numbers that a vector step makes are stored one after the other. Lane l of 32 bits must hold block
 // (l % 4) * (lanes / 4) + l / 4: then shuffles within 128 bits are enough.
 PF_HD int block_of_lane(int lane) { return (lane % 4) * (lanes / 4) + lane / 4; }
 
-PF_HD void store_blocks(float* to, Floats z0, Floats z1, Floats z2, Floats z3) {
 #if defined(__AVX512F__)
-#define PF_UNPACK(half, type, a, b) _mm512_unpack##half##_##type(a, b)
-#define PF_DOUBLE(x) _mm512_castps_pd(x)
-#define PF_SINGLE(x) _mm512_castpd_ps(x)
-  using V = __m512;
+#define PF_INTRINSIC(name) _mm512_##name
+using FloatRegister = __m512;
+using DoubleRegister = __m512d;
 #elif defined(__AVX__)
-#define PF_UNPACK(half, type, a, b) _mm256_unpack##half##_##type(a, b)
-#define PF_DOUBLE(x) _mm256_castps_pd(x)
-#define PF_SINGLE(x) _mm256_castpd_ps(x)
-  using V = __m256;
+#define PF_INTRINSIC(name) _mm256_##name
+using FloatRegister = __m256;
+using DoubleRegister = __m256d;
 #elif defined(__SSE2__)
-#define PF_UNPACK(half, type, a, b) _mm_unpack##half##_##type(a, b)
-#define PF_DOUBLE(x) _mm_castps_pd(x)
-#define PF_SINGLE(x) _mm_castpd_ps(x)
-  using V = __m128;
+#define PF_INTRINSIC(name) _mm_##name
+using FloatRegister = __m128;
+using DoubleRegister = __m128d;
 #endif
-#if defined(PF_UNPACK)
-  const V low01 = PF_UNPACK(lo, ps, (V)z0, (V)z1), low23 = PF_UNPACK(lo, ps, (V)z2, (V)z3);
-  const V high01 = PF_UNPACK(hi, ps, (V)z0, (V)z1), high23 = PF_UNPACK(hi, ps, (V)z2, (V)z3);
-  store(to, PF_SINGLE(PF_UNPACK(lo, pd, PF_DOUBLE(low01), PF_DOUBLE(low23))));
-  store(to + lanes, PF_SINGLE(PF_UNPACK(hi, pd, PF_DOUBLE(low01), PF_DOUBLE(low23))));
-  store(to + 2 * lanes, PF_SINGLE(PF_UNPACK(lo, pd, PF_DOUBLE(high01), PF_DOUBLE(high23))));
-  store(to + 3 * lanes, PF_SINGLE(PF_UNPACK(hi, pd, PF_DOUBLE(high01), PF_DOUBLE(high23))));
-#undef PF_UNPACK
-#undef PF_DOUBLE
-#undef PF_SINGLE
+
+// Vectors of the first, second, third and fourth numbers of the blocks.
+PF_HD void store_blocks(float* to, Floats z0, Floats z1, Floats z2, Floats z3) {
+#if defined(PF_INTRINSIC)
+  using V = FloatRegister;
+  const DoubleRegister low01 = PF_INTRINSIC(castps_pd)(PF_INTRINSIC(unpacklo_ps)((V)z0, (V)z1));
+  const DoubleRegister low23 = PF_INTRINSIC(castps_pd)(PF_INTRINSIC(unpacklo_ps)((V)z2, (V)z3));
+  const DoubleRegister high01 = PF_INTRINSIC(castps_pd)(PF_INTRINSIC(unpackhi_ps)((V)z0, (V)z1));
+  const DoubleRegister high23 = PF_INTRINSIC(castps_pd)(PF_INTRINSIC(unpackhi_ps)((V)z2, (V)z3));
+  store(to, PF_INTRINSIC(unpacklo_pd)(low01, low23));
+  store(to + lanes, PF_INTRINSIC(unpackhi_pd)(low01, low23));
+  store(to + 2 * lanes, PF_INTRINSIC(unpacklo_pd)(high01, high23));
+  store(to + 3 * lanes, PF_INTRINSIC(unpackhi_pd)(high01, high23));
 #else
   for (int lane = 0; lane < lanes; ++lane) {
     const float block[4] = {z0[lane], z1[lane], z2[lane], z3[lane]};
@@ -148,6 +147,23 @@ PF_HD void store_blocks(float* to, Floats z0, Floats z1, Floats z2, Floats z3) {
   }
 #endif
 }
+
+// Blocks of two numbers of 64 bits: vectors of the first and second ones in the even lanes, then in the odd lanes.
+PF_HD void store_pairs(double* to, Doubles even0, Doubles even1, Doubles odd0, Doubles odd1) {
+#if defined(PF_INTRINSIC)
+  using V = DoubleRegister;
+  store(to, PF_INTRINSIC(unpacklo_pd)((V)even0, (V)even1));
+  store(to + lanes / 2, PF_INTRINSIC(unpacklo_pd)((V)odd0, (V)odd1));
+  store(to + lanes, PF_INTRINSIC(unpackhi_pd)((V)even0, (V)even1));
+  store(to + 3 * lanes / 2, PF_INTRINSIC(unpackhi_pd)((V)odd0, (V)odd1));
+#else
+  for (int lane = 0; lane < lanes; ++lane) {
+    const double block[2] = {(lane % 2 ? odd0 : even0)[lane / 2], (lane % 2 ? odd1 : even1)[lane / 2]};
+    __builtin_memcpy(to + 2 * block_of_lane(lane), block, sizeof(block));
+  }
+#endif
+}
+#undef PF_INTRINSIC
 
 // Write past the caches, to memory that nobody reads soon: an ordinary store first reads the line it replaces. The
 // address must be a multiple of the vector's size; stream_fence() before another thread reads it.
