@@ -28,6 +28,10 @@ else:
     from .noise import PURPOSE_USER as PURPOSE_USER
     from .noise import Draw as Draw
     from .noise import Noise as Noise
+    from .pyramid import collapse as collapse
+    from .pyramid import laplacian_pyramid as laplacian_pyramid
+    from .pyramid import pyramid_down as pyramid_down
+    from .pyramid import pyramid_up as pyramid_up
     from .random import normal as normal
     from .random import uniform as uniform
     from .resample import RESAMPLING_SCHEMES as RESAMPLING_SCHEMES

@@ -23,15 +23,15 @@ def check(name: str, x: Tensor) -> None:
         raise ShapeError(name, got=list(x.shape), expected="[..., H, W]")
 
 
-def check_like(names: Sequence[str], tensors: Sequence[Tensor]) -> None:
-    """Raise unless all tensors have the dtype, device and shape of the first."""
+def check_like(names: Sequence[str], tensors: Sequence[Tensor], *, shapes: bool = True) -> None:
+    """Raise unless all tensors have the dtype, device and (with ``shapes``) shape of the first."""
     like = tensors[0]
     for name, x in zip(names[1:], tensors[1:], strict=True):
         if x.dtype != like.dtype:
             raise DtypeError(name, got=x.dtype, expected=f"{like.dtype}, the dtype of {names[0]}")
         if x.device != like.device:
             raise DeviceError(name, got=x.device, expected=f"{like.device}, the device of {names[0]}")
-        if x.shape != like.shape:
+        if shapes and x.shape != like.shape:
             raise ShapeError(name, got=list(x.shape), expected=f"{list(like.shape)}, the shape of {names[0]}")
 
 
