@@ -107,29 +107,19 @@ def rk_step(
     arguments.check_same("stages", stages, x, "x")
     h = _step_size(h, x)
     if out is None:
-        if operators.needs_operator(x, *stages):
-            new, error, q = _operator(
-                x,
-                stages,
-                h,
-                rows.weights,
-                [w for row in rows.estimates for w in row],
-                [w for row in rows.dense for w in row],
-                rows.rtol,
-                rows.atol,
-            )
-        else:
-            new, error, q = _run(x, stages, h, rows)
+        run = _call_operator if operators.needs_operator(x, *stages) else _run
+        new, error, q = run(x, stages, h, rows)
     else:
         arguments.check_outputs([out], x, "x", 1)
-        if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *stages, out)):
+        if torch.is_grad_enabled() and any([t.requires_grad for t in (x, *stages, out)]):
             raise ArgumentError("out", got="a tensor", expected="None where a gradient is recorded")
         if operators.tracing():
-            new, error, q = rk_step(x, stages, h, weights, error_weights, rtol=rtol, atol=atol, dense=dense)
-            return RungeKuttaStep(out.copy_(new), error, q)
-        arguments.check_overlap((x, *stages), (out,))
-        new, error, q = _run(x, stages, h, rows, out)
-    return RungeKuttaStep(new, error[:, 0] if single and error.ndim == 2 else error, tuple(q))
+            new, error, q = _call_operator(x, stages, h, rows)
+            new = out.copy_(new)
+        else:
+            arguments.check_overlap((x, *stages), (out,))
+            new, error, q = _run(x, stages, h, rows, out)
+    return RungeKuttaStep(new, error[:, 0] if single else error, tuple(q))
 
 
 def _rows(count, weights, error_weights, rtol, atol, dense) -> tuple[bool, Rows]:
@@ -241,6 +231,11 @@ def _native(x, stages, h, rows: Rows, out, error, dense) -> None:
         out.copy_(target)
 
 
+def _call_operator(x, stages, h, rows: Rows):
+    estimates, dense = ([w for row in table for w in row] for table in (rows.estimates, rows.dense))
+    return _operator(x, stages, h, rows.weights, estimates, dense, rows.rtol, rows.atol)
+
+
 def _operator_run(x, stages, h, weights, estimates, dense, rtol, atol):
     return _run(x, stages, h, Rows(tuple(weights), _split(estimates, stages), _split(dense, stages), rtol, atol))
 
@@ -259,6 +254,8 @@ def _operator_fake(x, stages, h, weights, estimates, dense, rtol, atol):
 def _setup(ctx, inputs, output):
     _, stages, h, weights, _, dense, *_ = inputs
     ctx.rows = (tuple(weights), *_split(dense, stages))
+    # torch matches gradients to arguments by structure, and takes an empty list for a list of tensors
+    ctx.blank = None if dense else []
     ctx.save_for_backward(h)
     ctx.mark_non_differentiable(output[1])
 
@@ -278,7 +275,7 @@ def _backward(ctx, grad, _, grads):
                 if g is not None and row[i] != 0:
                     total = total + g.to(wide) * (h * row[i]).to(wide)
             result[i] = total.to(like.dtype)
-    return grad, result, *[None] * 6
+    return grad, result, None, None, None, ctx.blank, None, None
 
 
 _operator = operators.operator(
