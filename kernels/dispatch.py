@@ -131,6 +131,8 @@ def chosen_backend(device: str, op: str = "combine") -> str:
         return name
     state = backends()
     for name in PREFERENCES.get(device, ("reference",)):
+        if name == "triton" and interpreting():  # runs CPU tensors, slowly: only where it is asked for by name
+            continue
         if state[name] == "available":
             _load(name)
             if (op, name) in _table:

@@ -1,0 +1,72 @@
+"""Counts in the machine code of a GPU kernel: registers, spills, widths of global accesses."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+# LDG.E.128.CONSTANT R4, ... ; LDGSTS copies to shared memory past the registers. 32 bits where no width is named.
+_ACCESS = re.compile(r"\b(LDGSTS|LDG|STG)((?:\.[A-Z0-9_]+)*)\s")
+_LOCAL = re.compile(r"\b(LDL|STL)(?:\.[A-Z0-9_]+)*\s")
+_ATOMIC = re.compile(r"\b(ATOMG?|REDG?)\.E")
+_USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
+
+
+def tools() -> Path:
+    """Folder of cuobjdump and nvdisasm, which come inside the package triton."""
+    import triton.backends.nvidia
+
+    return Path(triton.backends.nvidia.__path__[0]) / "bin"
+
+
+def run(*command: object) -> str:
+    """Output of a program; raises with its complaint if it fails."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{command[0]}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+def inspect(cubin: bytes) -> dict[str, Any]:
+    """What a compiled kernel uses: ``registers``, ``shared``, ``local`` (bytes), ``spills``, ``loads``, ``stores``.
+
+    ``spills`` counts instructions on local memory; ``loads`` and ``stores`` count global accesses by width in bits.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "kernel.cubin"
+        file.write_bytes(cubin)
+        usage = _USAGE.search(run(tools() / "cuobjdump", "-res-usage", file))
+        text = run(tools() / "nvdisasm", "-c", file)
+    if usage is None:
+        raise RuntimeError("cuobjdump printed no resource usage")
+    registers, stack, shared, local = (int(number) for number in usage.groups())
+    loads, stores = accesses(text)
+    return {
+        "registers": registers,
+        "shared": shared,
+        "local": stack + local,
+        "spills": len(_LOCAL.findall(text)),
+        "loads": loads,
+        "stores": stores,
+        "atomics": len(_ATOMIC.findall(text)),
+    }
+
+
+def accesses(text: str) -> tuple[dict[str, int], dict[str, int]]:
+    """Global loads and stores in a disassembly, counted by width in bits.
+
+    Example:
+        >>> accesses("LDG.E.128 R4, desc[UR4][R2.64] ;  @P0 STG.E.U16 desc[UR4][R2.64], R4 ;")
+        ({'128': 1}, {'16': 1})
+    """
+    loads: Counter[str] = Counter()
+    stores: Counter[str] = Counter()
+    for name, suffixes in _ACCESS.findall(text):
+        parts = suffixes.split(".")
+        width = next((part.lstrip("US") for part in parts if part in ("128", "64", "U16", "S16", "U8", "S8")), "32")
+        (stores if name == "STG" else loads)[width] += 1
+    return dict(loads), dict(stores)
