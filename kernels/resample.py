@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ..errors import ArgumentError, DtypeError, NotFiniteError, ShapeError, UnknownNameError
 from . import catalogue, operators, philox
-from .dispatch import device_type, implementation, implements
+from .dispatch import device_type, implementation, implements, native_module
 from .exponential import exponential, to_fixed
 from .noise import Draw, Noise
 
@@ -197,6 +197,33 @@ def reference(
     children = copies.scatter_add(1, torch.where(wanted, drawn, 0), wanted.long())
     indices = torch.arange(particles, device=drawn.device).expand(rows, -1)
     ancestors = torch.repeat_interleave(indices.reshape(-1), children.reshape(-1)).reshape(rows, count)
+    return ancestors, weights, maximum, total, squares
+
+
+@implements("resample", "native")
+def native(log_weights: Tensor, scheme: str, count: int, noise: Noise) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Call the compiled function; log-weights that are not contiguous are copied."""
+    log_weights = log_weights.contiguous()
+    rows, particles = log_weights.shape
+    samples = None if noise.samples is None else noise.samples.cpu().contiguous()
+    key = (noise.seed, *noise.draw, 0 if samples is None else samples.data_ptr())
+    ancestors, weights = torch.empty((rows, count), dtype=torch.int64), torch.empty_like(log_weights)
+    maximum = torch.empty(rows, dtype=torch.float64)
+    total, squares = torch.ones((2, rows), dtype=torch.int64)
+    native_module.resample(
+        log_weights.data_ptr(),
+        weights.data_ptr(),
+        log_weights.dtype == torch.float64,
+        RESAMPLING_SCHEMES.index(scheme),
+        rows,
+        particles,
+        count,
+        key,
+        ancestors.data_ptr(),
+        maximum.data_ptr(),
+        total.data_ptr(),
+        squares.data_ptr(),
+    )
     return ancestors, weights, maximum, total, squares
 
 
