@@ -15,6 +15,8 @@ else:
     from .combine import PreparedCombine as PreparedCombine
     from .combine import combine as combine
     from .combine import prepare as prepare
+    from .discrepancy import energy_distance as energy_distance
+    from .discrepancy import mmd2 as mmd2
     from .dispatch import BackendWarning as BackendWarning
     from .dispatch import backend as backend
     from .dispatch import backends as backends
