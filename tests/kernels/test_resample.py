@@ -13,7 +13,6 @@ from pushforward.kernels import PURPOSE_RESAMPLING, RESAMPLING_SCHEMES, Draw, ba
 from pushforward.kernels.exponential import exponential
 from pushforward.kernels.resample import weight_bits
 
-
 VARIANTS = variants("resample")
 OTHERS = [name for name in VARIANTS if name != "reference"]
 KEY = {"seed": 2**64 - 5, "draw": Draw(PURPOSE_RESAMPLING, 3, 1, 2)}
