@@ -4,7 +4,7 @@
 
 #include "../../core/resample.hpp"
 #include "../doubles.hpp"
-#include "../words.hpp"
+#include "../random.hpp"
 
 namespace pushforward::PF_ISA {
 namespace {
@@ -15,6 +15,27 @@ struct Unit {
   Unit(int64_t unit, int64_t blocks, int64_t size)
       : row(unit / blocks), begin(unit % blocks * resample_block), count(size - begin) {
     if (count > resample_block) count = resample_block;
+  }
+};
+
+// The words themselves, and the logarithms of the uniform numbers that they make.
+struct RandomWords {
+  using Number = uint32_t;
+  static constexpr int of_block = 4;
+
+  PF_HD static void make(const Words<Halves>& words, Number* to) {
+    store_blocks(reinterpret_cast<float*>(to), (Floats)join(words.w[0]), (Floats)join(words.w[1]),
+                 (Floats)join(words.w[2]), (Floats)join(words.w[3]));
+  }
+};
+
+struct Logarithms {
+  using Number = float;
+  static constexpr int of_block = 4;
+
+  PF_HD static void make(const Words<Halves>& words, Number* to) {
+    store_blocks(to, log_uniform<ManyLanes>(join(words.w[0])), log_uniform<ManyLanes>(join(words.w[1])),
+                 log_uniform<ManyLanes>(join(words.w[2])), log_uniform<ManyLanes>(join(words.w[3])));
   }
 };
 
@@ -120,18 +141,14 @@ struct Division {
 
 // Spacings of elements [begin, begin + count) of a row.
 void make_spacings(const ResampleJob& job, int64_t row, int64_t begin, int64_t count, int64_t* to) {
-  alignas(64) uint32_t words[resample_block + batch];
-  alignas(64) float logs[resample_block + batch];
-  fill_words(job.noise, row, begin, count, words);
-  for (int64_t i = 0; i < count; i += lanes) {
-    store(logs + i, log_uniform<ManyLanes>(load<Words32>(words + i)));
-  }
+  float logs[resample_block];
+  fill_row<Logarithms>(job.noise, row, begin, count, logs);
   for (int64_t i = 0; i < count; ++i) to[i] = to_fixed<OneDouble>(double(-logs[i]), job.spacing_scale);
 }
 
 void draw_strata(const ResampleJob& job, const Unit& unit) {
-  alignas(64) uint32_t words[2 * resample_block + batch];
-  fill_words(job.noise, unit.row, 2 * unit.begin, 2 * unit.count, words);
+  uint32_t words[2 * resample_block];
+  fill_row<RandomWords>(job.noise, unit.row, 2 * unit.begin, 2 * unit.count, words);
   const int64_t total = job.total[unit.row];
   const Strata strata(total, job.count);
   int64_t* to = job.thresholds + unit.row * job.threshold_step + unit.begin;
