@@ -1,4 +1,4 @@
-"""Counts in the machine code of a GPU kernel: registers, spills, widths of global accesses."""
+"""Counts in the machine code of a GPU kernel (registers, spills, widths of global accesses), and what is wrong."""
 
 from __future__ import annotations
 
@@ -70,3 +70,21 @@ def accesses(text: str) -> tuple[dict[str, int], dict[str, int]]:
         width = next((part.lstrip("US") for part in parts if part in ("128", "64", "U16", "S16", "U8", "S8")), "32")
         (stores if name == "STG" else loads)[width] += 1
     return dict(loads), dict(stores)
+
+
+def problems(row: dict[str, Any]) -> list[str]:
+    """What is wrong with a kernel, in words; also for the rows of CUDA kernels."""
+    found = []
+    if row["spills"]:
+        found.append(f"{row['spills']} accesses to spilled registers")
+    if row["local"]:
+        found.append(f"{row['local']} bytes of local memory")
+    for kind in ("loads", "stores"):
+        narrow = {width: count for width, count in row[kind].items() if width != "128"}
+        if row.get("wide", True) and narrow:
+            found.append(f"narrow {kind}: " + ", ".join(f"{count} of {width} bits" for width, count in narrow.items()))
+    if row["minimum"] is not None and abs(row["bytes"] - row["minimum"]) > 1e-6:
+        found.append(f"{row['bytes']:g} bytes an element, at least {row['minimum']:g} are needed")
+    if row.get("fused") and not row["fusion"]:
+        found.append(f"{row['fused']} fused multiply-adds")
+    return found

@@ -5,20 +5,16 @@ and prints registers, shared memory, spills, widths of global loads and stores, 
 minimum (each operand once). Ends with status 1 if a kernel spills, uses local memory, moves a byte twice, or reads or
 writes contiguous tensors in less than 128 bits.
 
-``--quick`` compiles few specialisations, for sm_90 only; ``--json FILE`` writes the rows; ``--only TEXT`` selects by
-name.
+``--quick`` compiles few specialisations, for sm_90 only.
 """
 
 from __future__ import annotations
-
-import os
-
-os.environ["TRITON_INTERPRET"] = "0"  # read when a kernel is decorated
 
 import argparse
 import importlib
 import importlib.util
 import json
+import os
 import pkgutil
 import re
 import sys
@@ -96,24 +92,6 @@ def analyse(case: Any, arch: int) -> dict[str, Any]:
     return row
 
 
-def problems(row: dict[str, Any]) -> list[str]:
-    """What is wrong with a kernel, in words; also for the rows of CUDA kernels."""
-    found = []
-    if row["spills"]:
-        found.append(f"{row['spills']} accesses to spilled registers")
-    if row["local"]:
-        found.append(f"{row['local']} bytes of local memory")
-    for kind in ("loads", "stores"):
-        narrow = {width: count for width, count in row[kind].items() if width != "128"}
-        if row.get("wide", True) and narrow:
-            found.append(f"narrow {kind}: " + ", ".join(f"{count} of {width} bits" for width, count in narrow.items()))
-    if row["minimum"] is not None and abs(row["bytes"] - row["minimum"]) > 1e-6:
-        found.append(f"{row['bytes']:g} bytes an element, at least {row['minimum']:g} are needed")
-    if row.get("fused") and not row["fusion"]:
-        found.append(f"{row['fused']} fused multiply-adds")
-    return found
-
-
 def _work(job: tuple[str, int, int, bool]) -> dict[str, Any]:
     module, index, arch, quick = job
     case = cases(module, quick=quick)[index]
@@ -123,21 +101,23 @@ def _work(job: tuple[str, int, int, bool]) -> dict[str, Any]:
         return {"kernel": case.name, "arch": f"sm_{arch}", "error": f"{type(error).__name__}: {error}"}
 
 
-def rows(*, quick: bool = False, only: str = "", workers: int | None = None) -> list[dict[str, Any]]:
-    """Rows of all Triton kernels, then of all CUDA kernels."""
+def rows(
+    *, quick: bool = False, only: str = "", module: str | None = None, workers: int | None = None
+) -> list[dict[str, Any]]:
+    """Rows of all Triton kernels, then of all CUDA kernels; or of one module."""
     jobs = [
         (module, index, arch, quick)
-        for module in modules()
+        for module in (modules() if module is None else [module])
         for index, case in enumerate(cases(module, quick=quick))
         for arch in (ARCHITECTURES[-1:] if quick else ARCHITECTURES)
         if only in case.name
     ]
     with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
         found = list(pool.map(_work, jobs))
-    if importlib.util.find_spec("_cuda_static") is not None and not quick:
+    if importlib.util.find_spec("_cuda_static") is not None and not quick and module is None:
         found += [row for row in importlib.import_module("_cuda_static").rows() if only in row["kernel"]]
     for row in found:
-        row["problems"] = [row["error"]] if "error" in row else problems(row)
+        row["problems"] = [row["error"]] if "error" in row else _sass.problems(row)
     return found
 
 
@@ -166,9 +146,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the rows here")
     parser.add_argument("--quick", action="store_true", help="few specialisations, one architecture")
     parser.add_argument("--only", default="", metavar="TEXT", help="kernels whose name contains this")
+    parser.add_argument("--module", metavar="NAME", help="cases of this module only, for instance of planted faults")
     parser.add_argument("--workers", type=int, help="processes that compile (default: one a core)")
     options = parser.parse_args(arguments)
-    found = rows(quick=options.quick, only=options.only, workers=options.workers)
+    os.environ["TRITON_INTERPRET"] = "0"  # read when a kernel is decorated: no module with kernels is imported yet
+    found = rows(quick=options.quick, only=options.only, module=options.module, workers=options.workers)
     from rich.console import Console
 
     console = Console(width=None if Console().is_terminal else 150)

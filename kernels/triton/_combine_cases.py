@@ -26,6 +26,7 @@ def static_cases() -> list[StaticCase]:
         combination("combine K=16 O=4", 16, 4, "float64"),
         combination("combine K=2 noise", 2, 1, "float32", draws=1, quick=True),
         combination("combine K=2 noise", 2, 1, "bfloat16", draws=1, quick=True),
+        combination("combine K=2 noise", 2, 1, "float16", draws=1, quick=True),
         combination("combine K=2 noise samples status", 2, 1, "float16", draws=1, samples=True, status=True),
         combination("combine K=16 O=4 four draws", 16, 4, "float32", draws=4, status=True),
         combination("combine K=16 O=4 four draws", 16, 4, "bfloat16", draws=4, status=True),
