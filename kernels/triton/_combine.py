@@ -5,8 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._narrow import narrow
 from ._philox import decode, fine_uniform, normal_of, normals, spread, uniform, words
+from ._storage import narrow, widen
 
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
 
@@ -77,7 +77,7 @@ def combine_kernel(
         element = (program % chunks).to(tl.int64) * BLOCK + lanes
         at, inside = row * n + element, element < n
 
-    x = [tl.load(pointer + at, inside, 0).to(WIDE) for pointer in inputs]
+    x = [widen(tl.load(pointer + at, inside, 0), WIDE) for pointer in inputs]
     if len(keys) > 0:
         if not SHORT:
             quad = (program % chunks).to(tl.int64) * (BLOCK // 4) + quads
@@ -111,7 +111,7 @@ def combine_kernel(
         value = narrow(value, outs[o].dtype.element_ty)
         tl.store(outs[o] + at, value, inside)
         if status is not None:
-            bad = bad | ~(tl.abs(value.to(WIDE)) < float("inf"))
+            bad = bad | ~(tl.abs(widen(value, WIDE)) < float("inf"))
     if status is not None:
         if tl.max((bad & inside).to(tl.int32), 0) > 0:
             tl.atomic_or(status, 1, sem="relaxed")

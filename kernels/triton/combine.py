@@ -90,14 +90,15 @@ class Prepared:
     def __init__(self, inputs: Sequence[Tensor | None], parts: Terms, outs: Sequence[Tensor]) -> None:
         given = [x for x in inputs if x is not None]
         arguments.check_overlap(given, outs)
-        self._order = _common_order([*given, *outs], parts)
-        if self._order is not None:
-            if parts.groups is not None:
-                parts = parts._replace(groups=parts.groups.permute(self._order))
-            outs = [out.permute(self._order) for out in outs]
         self._inputs, self._outs = list(inputs), outs
         self._slots = [index for index, x in enumerate(inputs) if x is None]
-        self._combination = Combination(parts, outs[0])
+        self._order = _common_order([*given, *outs], parts)
+        if self._order is not None and parts.groups is not None:
+            parts = parts._replace(groups=parts.groups.permute(self._order))
+        self._combination = Combination(parts, self._view(outs[0]))
+
+    def _view(self, tensor: Tensor) -> Tensor:
+        return tensor if self._order is None else tensor.permute(self._order)
 
     def __call__(self, *tensors: Tensor) -> int:
         """Run; returns 1 if an output is not finite in Triton's interpreter, on the CPU, else 0."""
@@ -113,16 +114,14 @@ class Prepared:
 
     def run(self, inputs: Sequence[Tensor], status: Tensor | None) -> None:
         """Run on these inputs, all of them."""
-        if self._order is not None:
-            inputs = [x.permute(self._order) for x in inputs]
-        outs = [out if out.is_contiguous() else torch.empty_like(out, memory_format=torch.contiguous_format)
-                for out in self._outs]  # fmt: skip
+        views = [self._view(out) for out in self._outs]
+        outs = [view if view.is_contiguous() else view.new_empty(view.shape) for view in views]
         device = outs[0].device
         flag = status if status is None or status.device == device else torch.zeros_like(status, device=device)
-        self._combination([x.contiguous() for x in inputs], outs, flag)
-        for target, out in zip(self._outs, outs, strict=True):
-            if target is not out:
-                target.copy_(out)
+        self._combination([self._view(x).contiguous() for x in inputs], outs, flag)
+        for view, out in zip(views, outs, strict=True):
+            if view is not out:
+                view.copy_(out)
         if status is not None and status is not flag:
             status |= cast(Tensor, flag).to(status.device)
 
