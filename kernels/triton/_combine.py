@@ -5,8 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ._narrow import narrow, widen
 from ._philox import decode, fine_uniform, normal_of, normals, spread, uniform, words
-from ._storage import narrow, widen
 
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
 

@@ -6,11 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_variants import fast_backends
 
 from pushforward.kernels import Draw, Noise, backend, combine, normal
 from pushforward.kernels.dispatch import implementing
 
-AVAILABLE = implementing("combine")
+AVAILABLE, FAST = implementing("combine"), fast_backends("combine")
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 SHAPES = [(0,), (1,), (7,), (1025,), (3, 0), (1, 1), (5, 3), (2, 1023), (3, 4, 6, 10), (2, 8, 33, 35)]
 LAYOUTS = ["contiguous", "offset", "transposed", "strided", "channels_last", "expanded"]
@@ -58,7 +59,7 @@ def problems(draw):
     return inputs, table, noises, per_sample, outs
 
 
-@pytest.mark.parametrize("name", AVAILABLE)
+@pytest.mark.parametrize("name", FAST)
 @settings(max_examples=150, deadline=None)
 @given(problem=problems())
 def test_within_the_rounding_bound_and_equal_to_the_reference(name, problem):
@@ -84,7 +85,7 @@ def test_within_the_rounding_bound_and_equal_to_the_reference(name, problem):
         torch.testing.assert_close(out, plain[o], rtol=0, atol=0)  # whatever the layout, the loop or the backend
 
 
-@pytest.mark.parametrize("name", AVAILABLE)
+@pytest.mark.parametrize("name", FAST)
 @settings(max_examples=60, deadline=None)
 @given(
     size=st.sampled_from([0, 1, 5, 64, 1023, 5000, 70_001]),
@@ -124,7 +125,7 @@ def test_zero_inputs_and_zero_dimensions(name):
         assert combine([torch.tensor(2.0), torch.tensor(1.0)], [[1, 1], [2, 0]])[1].item() == 4.0
 
 
-@pytest.mark.parametrize("name", AVAILABLE)
+@pytest.mark.parametrize("name", FAST)
 def test_large_outputs_past_the_caches_give_the_same_bits(name):
     """From 32 MiB on, outputs that alias nothing are written with non-temporal stores; also from odd addresses."""
     size = 3_000_003
@@ -138,7 +139,7 @@ def test_large_outputs_past_the_caches_give_the_same_bits(name):
     assert torch.equal(x, fresh)
 
 
-@pytest.mark.parametrize("name", AVAILABLE)
+@pytest.mark.parametrize("name", FAST)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_sixteen_bit_storage_converts_as_torch_does(name, dtype):
     """Every number survives; products of every number are rounded as by torch: ties, subnormals, overflow."""

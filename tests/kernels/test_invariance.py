@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from kernel_variants import fast_backends
 
 from pushforward.kernels import Draw, Noise, backend, combine, normal
 from pushforward.kernels.dispatch import implementing
 
-AVAILABLE = implementing("combine")
+AVAILABLE, FAST = implementing("combine"), fast_backends("combine")
 DRAW = Draw(purpose=1, step=4, stage=1, attempt=2)
 
 
@@ -18,7 +19,7 @@ def threads(request):
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("name", AVAILABLE)
+@pytest.mark.parametrize("name", FAST)
 @pytest.mark.parametrize("inner", [(), (2,), (3, 5, 5), (4, 31, 33)])
 def test_batching(name, inner, threads):
     samples = torch.randint(2**62, (64,), generator=torch.Generator().manual_seed(0))

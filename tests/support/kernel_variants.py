@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pushforward.kernels import backend
-from pushforward.kernels.dispatch import implementing, native_module
+from pushforward.kernels.dispatch import implementing, interpreting, native_module
 
 
 def variants(op: str) -> list[str]:
@@ -15,6 +15,11 @@ def variants(op: str) -> list[str]:
     for name in implementing(op):
         names += [f"native {isa}" for isa in native_module.instruction_sets()] if name == "native" else [name]
     return names
+
+
+def fast_backends(op: str) -> list[str]:
+    """Backends for tests with many or large calls: Triton's interpreter, a thousand times slower, has its own."""
+    return [name for name in implementing(op) if not (name == "triton" and interpreting())]
 
 
 @contextmanager
