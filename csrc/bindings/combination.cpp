@@ -73,19 +73,50 @@ bool read_table(PyObject* table, int rows, bool rows_nested, int columns, bool c
   return true;
 }
 
+// Numbers [rows][outputs][columns] in a float64 tensor, where a dimension that is not nested is absent.
+bool read_tensor(PyObject* table, int64_t rows, int outputs, bool outputs_nested, int columns, bool columns_nested,
+                 const double*& numbers) {
+  Like like;
+  Operand operand;
+  if (!like.take(table, operand)) return false;
+  PyObject* const code = PyDict_GetItem(torch().dtypes, like.dtype.ptr());
+  int d = 0;
+  if (!code || PyLong_AsLong(code) != long(Dtype::float64)) return false;
+  if (like.dims() != 1 + outputs_nested + columns_nested || like.extent(d++) != rows) return false;
+  if (outputs_nested && like.extent(d++) != outputs) return false;
+  if (columns_nested && like.extent(d++) != columns) return false;
+  numbers = reinterpret_cast<const double*>(operand.address);
+  return true;
+}
+
+bool is_tensor(py::handle object) { return reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())) == torch().tensor; }
+
 }  // namespace
 
 bool Bound::common(py::handle inputs, py::handle weights, py::object& outs, py::handle noise, py::handle scale,
                    bool prepared, bool& single) {
-  if (!is_row(inputs.ptr()) || !is_row(weights.ptr())) return false;
-  const Py_ssize_t count = PySequence_Fast_GET_SIZE(inputs.ptr()), rows = PySequence_Fast_GET_SIZE(weights.ptr());
-  if (count > max_inputs) return false;
-  single = rows == 0 || !is_row(PySequence_Fast_GET_ITEM(weights.ptr(), 0));
-  if (!single && rows > max_outputs) return false;
+  const bool by_sample = is_tensor(weights);
+  if (!is_row(inputs.ptr()) || !(by_sample || is_row(weights.ptr()))) return false;
+  const Py_ssize_t count = PySequence_Fast_GET_SIZE(inputs.ptr());
+  Py_ssize_t rows = 1;
+  if (by_sample) {
+    const py::object extents = ask(weights.ptr(), torch().shape);
+    const Py_ssize_t dims = extents && PyTuple_Check(extents.ptr()) ? PyTuple_GET_SIZE(extents.ptr()) : 0;
+    if (dims < 2) return false;
+    single = dims == 2;
+    if (!single) rows = PyLong_AsSsize_t(PyTuple_GET_ITEM(extents.ptr(), 1));
+  } else {
+    rows = PySequence_Fast_GET_SIZE(weights.ptr());
+    single = rows == 0 || !is_row(PySequence_Fast_GET_ITEM(weights.ptr(), 0));
+  }
+  if (count > max_inputs || (!single && (rows < 1 || rows > max_outputs))) return false;
   job.inputs = int(count);
   job.outputs = single ? 1 : int(rows);
   job.draws = 0;
-  if (!read_table(weights.ptr(), job.outputs, !single, job.inputs, true, this->weights)) return false;
+  job.weights = this->weights;
+  job.scales = scales;
+  job.weights_step = job.scales_step = 0;
+  if (!by_sample && !read_table(weights.ptr(), job.outputs, !single, job.inputs, true, this->weights)) return false;
 
   Like like;
   like.refuse_gradients = !prepared;
@@ -121,10 +152,14 @@ bool Bound::common(py::handle inputs, py::handle weights, py::object& outs, py::
   job.dtype = Dtype(PyLong_AsLong(code));
   if (noise.is_none() != scale.is_none()) return false;
   if (!noise.is_none() && !noise_of(noise, scale, single, like)) return false;
-  job.weights = this->weights;
-  job.scales = scales;
-  job.weights_step = job.scales_step = 0;
-  split_rows(job.draws > 0, like);
+  if (by_sample) {
+    if (like.dims() == 0) return false;
+    job.weights_step = job.outputs * job.inputs;
+    if (!read_tensor(weights.ptr(), like.extent(0), job.outputs, !single, job.inputs, true, job.weights)) return false;
+  }
+  split_rows(job.draws > 0 || job.table(), like);
+  job.groups = {nullptr, nullptr, 0, job.row_size, job.rows};
+  if (job.rows * std::max(job.weights_step, job.scales_step) > INT32_MAX) return false;
   return job.row_size <= int64_t(1) << 34 || job.draws == 0;
 }
 
@@ -149,7 +184,9 @@ bool Bound::noise_of(py::handle noise, py::handle scale, bool single, const Like
       job.noise[d].samples = reinterpret_cast<const int64_t*>(operand.address);
     }
   }
-  return read_table(scale.ptr(), job.outputs, !single, job.draws, many, scales);
+  if (!is_tensor(scale)) return read_table(scale.ptr(), job.outputs, !single, job.draws, many, scales);
+  job.scales_step = job.outputs * job.draws;
+  return read_tensor(scale.ptr(), like.extent(0), job.outputs, !single, job.draws, many, job.scales);
 }
 
 void Bound::split_rows(bool by_row, const Like& like) {
@@ -186,8 +223,7 @@ std::unique_ptr<Combination> prepare_eager(py::handle inputs, py::handle weights
   const bool apart = job.size() == 0 || Bound::settle_outputs(job);
   for (int i = 0; i < result->bound.missing_count; ++i) job.in[result->bound.missing[i]].contiguous = true;
   if (!apart) return nullptr;
-  result->keep = py::make_tuple(py::tuple(py::reinterpret_borrow<py::object>(inputs)), outs,
-                                py::reinterpret_borrow<py::object>(noise));
+  result->keep = py::make_tuple(py::tuple(py::reinterpret_borrow<py::object>(inputs)), outs, noise, weights, scale);
   if (is_row(noise.ptr())) result->keep = py::make_tuple(result->keep, py::tuple(py::reinterpret_borrow<py::object>(noise)));
   if (is_row(outs.ptr())) result->keep = py::make_tuple(result->keep, py::tuple(outs));
   return result;
@@ -225,6 +261,9 @@ Combination::Combination(int dtype, const std::vector<int64_t>& shape, const py:
 
   job.groups.address = reinterpret_cast<const int64_t*>(std::get<0>(groups));
   job.groups.count = std::get<1>(groups);
+  if (job.groups.count * std::max(job.weights_step, job.scales_step) > INT32_MAX) {
+    throw py::value_error("tables of more than 2^31 coefficients");
+  }
 
   const bool by_sample = job.table() && !job.groups.address, by_row = job.draws > 0 || by_sample;
   int64_t size = 1;

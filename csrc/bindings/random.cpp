@@ -78,11 +78,10 @@ bool read_key(PyObject* seed, PyObject* draw, PyObject* samples, int64_t rows, N
 }
 
 // A new tensor, or None where the general path must decide: other devices or arguments, mistakes, transforms.
-py::object random_eager(Distribution distribution, py::handle shape, py::handle seed, py::handle draw,
-                        py::handle samples, py::handle dtype, py::handle device) {
-  PyObject* const extents = shape.ptr();
-  if (!(PyTuple_Check(extents) || PyList_CheckExact(extents)) || !is_cpu(device.ptr())) return py::none();
-  PyObject* const code = PyDict_GetItem(torch().dtypes, dtype.ptr());
+py::object random_eager(Distribution distribution, PyObject* extents, PyObject* seed, PyObject* draw,
+                        PyObject* samples, PyObject* dtype, PyObject* device) {
+  if (!(PyTuple_Check(extents) || PyList_CheckExact(extents)) || !is_cpu(device)) return py::none();
+  PyObject* const code = PyDict_GetItem(torch().dtypes, dtype);
   if (!code) return py::none();
   RandomJob job;
   job.distribution = distribution;
@@ -104,8 +103,8 @@ py::object random_eager(Distribution distribution, py::handle shape, py::handle 
       job.row_size *= int64_t(extent);
     }
   }
-  if (!read_key(seed.ptr(), draw.ptr(), samples.ptr(), job.rows, job.key)) return py::none();
-  PyObject* const arguments[] = {extents, dtype.ptr(), names().cpu};
+  if (!read_key(seed, draw, samples, job.rows, job.key)) return py::none();
+  PyObject* const arguments[] = {extents, dtype, names().cpu};
   PyObject* const made = PyObject_Vectorcall(names().empty, arguments, 1, names().keywords);
   if (!made) throw py::error_already_set();
   py::object out = py::reinterpret_steal<py::object>(made);
@@ -116,6 +115,34 @@ py::object random_eager(Distribution distribution, py::handle shape, py::handle 
   run(job);
   return out;
 }
+
+// (shape, seed, draw, samples, dtype, device). Called without pybind11, which would cost half as much as the numbers of
+// a small tensor.
+template <Distribution distribution>
+PyObject* random_eager_call(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  if (count != 6) {
+    PyErr_SetString(PyExc_TypeError, "expected shape, seed, draw, samples, dtype, device");
+    return nullptr;
+  }
+  try {
+    return random_eager(distribution, arguments[0], arguments[1], arguments[2], arguments[3], arguments[4],
+                        arguments[5])
+        .release()
+        .ptr();
+  } catch (py::error_already_set& error) {
+    error.restore();
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+  return nullptr;
+}
+
+PyMethodDef eager_methods[] = {
+    {"normal_eager", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(
+                         &random_eager_call<Distribution::normal>)), METH_FASTCALL, nullptr},
+    {"uniform_eager", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(
+                          &random_eager_call<Distribution::uniform>)), METH_FASTCALL, nullptr},
+    {nullptr, nullptr, 0, nullptr}};
 
 // Fill rows * row_size contiguous elements. `key`: seed, purpose, step, stage, attempt, address of the ids or 0.
 void fill_random(int distribution, uintptr_t out, int dtype, int64_t rows, int64_t row_size,
@@ -129,14 +156,7 @@ void fill_random(int distribution, uintptr_t out, int dtype, int64_t rows, int64
 }  // namespace
 
 PF_BINDINGS(module) {
-  module.def("normal_eager", [](py::handle shape, py::handle seed, py::handle draw, py::handle samples,
-                                py::handle dtype, py::handle device) {
-    return random_eager(Distribution::normal, shape, seed, draw, samples, dtype, device);
-  });
-  module.def("uniform_eager", [](py::handle shape, py::handle seed, py::handle draw, py::handle samples,
-                                 py::handle dtype, py::handle device) {
-    return random_eager(Distribution::uniform, shape, seed, draw, samples, dtype, device);
-  });
+  if (PyModule_AddFunctions(module.ptr(), eager_methods) != 0) throw py::error_already_set();
   module.def("fill_random", &fill_random, py::arg("distribution"), py::arg("out"), py::arg("dtype"), py::arg("rows"),
              py::arg("row_size"), py::arg("key"));
 }

@@ -33,8 +33,8 @@ PF_HD uint64_t any_lane(Check check) {
   return any;
 }
 
-// K inputs, O outputs and D draws known at compile time: everything stays in registers. `past_cache`: the output is
-// written with non-temporal stores, from the first address on that allows them.
+// K inputs, O outputs and D draws known at compile time: everything stays in registers. `past_cache`: outputs are
+// written with non-temporal stores, from the first element on whose addresses allow them.
 template <class Format, int K, int O, int D, bool past_cache>
 int mix_fixed(const Block<Format>& block, int64_t count) {
   using Pack = typename Format::Pack;
@@ -68,8 +68,11 @@ int mix_fixed(const Block<Format>& block, int64_t count) {
   };
   int64_t i = 0;
   if constexpr (past_cache) {
-    static_assert(O == 1);
     constexpr uintptr_t alignment = Format::width * sizeof(Stored);
+    for (int o = 1; o < O; ++o) {
+      const uintptr_t apart = reinterpret_cast<uintptr_t>(out[o]) - reinterpret_cast<uintptr_t>(out[0]);
+      if (apart % alignment != 0) return mix_fixed<Format, K, O, D, false>(block, count);
+    }
     const int64_t head = int64_t((0 - reinterpret_cast<uintptr_t>(out[0])) % alignment / sizeof(Stored));
     for (; i < head && i < count; ++i) one(i);
   }
@@ -136,10 +139,16 @@ Mix<Format> choose_mix(int inputs, int outputs, int draws) {
   return table[inputs - 1][outputs - 1][draws];
 }
 
-// The loop that writes past the caches, for one output; null if there is none for these numbers.
+// The loop that writes past the caches; null if there is none for these numbers.
 template <class Format>
 Mix<Format> choose_mix_past_cache(int inputs, int outputs, int draws) {
-  if (inputs > 8 || outputs != 1 || draws > 1 || inputs + draws == 0) return nullptr;
+  if (inputs > 8 || outputs > 2 || draws > 1 || inputs + draws == 0) return nullptr;
+  if (outputs == 2) {
+    static constexpr Mix<Format> two[6] = {
+        nullptr, mix_fixed<Format, 1, 2, 0, true>, mix_fixed<Format, 2, 2, 0, true>, mix_fixed<Format, 3, 2, 0, true>,
+        mix_fixed<Format, 4, 2, 0, true>, mix_fixed<Format, 5, 2, 0, true>};
+    return draws == 0 && inputs <= 5 ? two[inputs] : nullptr;
+  }
   static constexpr Mix<Format> without[9] = {
       nullptr, mix_fixed<Format, 1, 1, 0, true>, mix_fixed<Format, 2, 1, 0, true>, mix_fixed<Format, 3, 1, 0, true>,
       mix_fixed<Format, 4, 1, 0, true>, mix_fixed<Format, 5, 1, 0, true>, mix_fixed<Format, 6, 1, 0, true>,

@@ -128,6 +128,21 @@ void rows_of_runs(const Job& job, int64_t first, int64_t count, int64_t* rows) {
   }
 }
 
+// Rows of the tables for elements [first, first + count), at most a chunk.
+void rows_of_elements(const Job& job, int64_t first, int64_t count, int32_t* rows) {
+  const int64_t size = job.groups.run, run = first / size;
+  int64_t of_runs[chunk], skip = first % size;
+  rows_of_runs(job, run, (first + count - 1) / size + 1 - run, of_runs);
+  if (size == 1) {
+    for (int64_t i = 0; i < count; ++i) rows[i] = int32_t(of_runs[i]);
+    return;
+  }
+  for (int64_t i = 0, at = 0; i < count; ++at, skip = 0) {
+    const int64_t end = i + size - skip < count ? i + size - skip : count;
+    for (; i < end; ++i) rows[i] = int32_t(of_runs[at]);
+  }
+}
+
 // Call body(row, first, count) for the runs within elements [first, last).
 template <class Body>
 void for_runs(const Job& job, int64_t first, int64_t last, Body&& body) {
@@ -149,7 +164,7 @@ void for_runs(const Job& job, int64_t first, int64_t last, Body&& body) {
 
 // Coefficients come from tables. Long runs take a call of the loop for equal coefficients each; that costs some
 // twenty nanoseconds, as much as looking up the coefficients of this many elements.
-constexpr int64_t long_run = 48;
+constexpr int64_t long_run = 32;
 
 template <class Format>
 int run_table(const Job& job, int64_t first, int64_t last, Block<Format>& block, Mix<Format> mix) {
@@ -176,15 +191,7 @@ int run_table(const Job& job, int64_t first, int64_t last, Block<Format>& block,
   const Table<Format> table(job);
   return run_chunks(job, first, last, block, [&](int64_t from, int64_t length) {
     int32_t rows[chunk];
-    if (job.groups.run == 1) {
-      int64_t wide[chunk];
-      rows_of_runs(job, from, length, wide);
-      for (int64_t i = 0; i < length; ++i) rows[i] = int32_t(wide[i]);
-    } else {
-      for_runs(job, from, from + length, [&](int64_t row, int64_t at, int64_t count) {
-        for (int64_t i = 0; i < count; ++i) rows[at - from + i] = int32_t(row);
-      });
-    }
+    rows_of_elements(job, from, length, rows);
     return mix_table(block, table, rows, length);
   });
 }
