@@ -2,7 +2,9 @@
 
 `combine` of K float32 tensors into a reused output, against torch: the same bytes copied with `copy_` (so the ratio
 is one of bandwidths), the eager expression, the best in-place version, and `torch.compile` of the expression, both into
-a new tensor and into a reused one. Then an Euler-Maruyama step, x + h v + g z, whose noise is made inside the pass.
+a new tensor and into a reused one. Then coefficients by sample, token, pixel and element, against the expression with
+gathered weights; an Euler-Maruyama step, x + h v + g z, whose noise is made inside the pass; and random numbers as
+tensors, against torch's.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import torch
 from _harness import Benchmark, main, repeated
 from torch import Tensor
 
-from pushforward.kernels import Draw, Noise, combine, normal, prepare
+from pushforward.kernels import Draw, Noise, combine, normal, prepare, uniform
 
 WEIGHTS = (0.3, -0.7, 1.1, 0.2, -0.4, 0.9, 0.6)
 
@@ -75,15 +77,61 @@ def sums(bench: Benchmark, exponent: int, count: int) -> None:
     bench.compare(f"prepared {case}", "eager", call, eager, repeats=loops)
 
 
-def noisy_steps(bench: Benchmark, exponent: int) -> None:
+def groups(bench: Benchmark, exponent: int, rows: int) -> None:
+    """Two inputs of 64 channels, with coefficients that differ between elements."""
+    tokens = 2**exponent // 512
+    generator = torch.Generator().manual_seed(exponent)
+    x, v = (torch.randn(8, tokens, 64, generator=generator) for _ in range(2))
+    table, out = torch.randn(rows, 2, generator=generator, dtype=torch.float64), torch.empty_like(x)
+    columns, loops = table.float().unbind(1), max(1, min(1000, 2**20 // x.numel()))
+    for name, shape in (
+        ("sample", (8, 1, 1)),
+        ("token", (8, tokens, 1)),
+        ("pixel", (1, tokens, 64)),
+        ("element", (8, tokens, 64)),
+    ):
+        index = torch.randint(rows, shape, generator=generator)
+
+        def gathered(index: Tensor = index) -> Tensor:
+            return columns[0][index] * x + columns[1][index] * v
+
+        def ours(index: Tensor = index) -> object:
+            return combine([x, v], table, out=out, groups=index)
+
+        torch.testing.assert_close(ours(), gathered(), rtol=1e-5, atol=1e-5)
+        case = f"combine {rows} groups by {name} 2^{exponent} float32"
+        bench.compare(case, "gathered weights", repeated(ours, loops), repeated(gathered, loops), repeats=loops)
+
+
+def short_samples(bench: Benchmark, count: int) -> None:
+    """Coefficients by sample, for samples of two elements."""
+    generator = torch.Generator().manual_seed(count)
+    x, v = (torch.randn(count, 2, generator=generator) for _ in range(2))
+    table, out = torch.randn(count, 2, generator=generator, dtype=torch.float64), torch.empty_like(x)
+    first, second = table.float().unflatten(1, (2, 1)).unbind(1)
+    loops = max(1, min(1000, 2**18 // count))
+
+    def ours() -> object:
+        return combine([x, v], table, out=out)
+
+    def expression() -> Tensor:
+        return first * x + second * v
+
+    torch.testing.assert_close(ours(), expression(), rtol=1e-5, atol=1e-5)
+    case = f"combine by sample {count}x2 float32"
+    bench.compare(case, "expression", repeated(ours, loops), repeated(expression, loops), repeats=loops)
+
+
+def noisy_steps(bench: Benchmark, exponent: int, dtype: torch.dtype) -> None:
     """Euler-Maruyama: x + h v + g z with fresh z."""
     size, h, g = 2**exponent, 1e-4, 1e-2
     generator = torch.Generator().manual_seed(exponent)
-    x, v = (torch.randn(1, size, generator=generator) for _ in range(2))
+    x, v = (torch.randn(1, size, generator=generator).to(dtype) for _ in range(2))
     out, noise = torch.empty_like(x), Noise(0, Draw(1, 0))
     z = normal(x.shape, seed=0, draw=noise.draw)
-    torch.testing.assert_close(combine([x, v], [1.0, h], out=out, noise=noise, scale=g), x + h * v + g * z)
-    case, loops = f"euler-maruyama 2^{exponent} float32", max(1, min(1000, 2**18 // size))
+    exact = x.float() + h * v.float() + g * z
+    torch.testing.assert_close(combine([x, v], [1.0, h], out=out, noise=noise, scale=g), exact.to(dtype))
+    case, loops = f"combine euler-maruyama 2^{exponent} {str(dtype)[6:]}", max(1, min(1000, 2**18 // size))
     mine, theirs = x.clone(), x.clone()
     in_place = repeated(lambda: combine([mine, v], [1.0, h], out=mine, noise=noise, scale=g), loops)
     fresh = repeated(lambda: combine([x, v], [1.0, h], out=out, noise=noise, scale=g), loops)
@@ -94,10 +142,25 @@ def noisy_steps(bench: Benchmark, exponent: int) -> None:
     bench.compare(case, "in place", in_place, repeated(torch_in_place, loops), repeats=loops)
     expression = repeated(lambda: x + h * v + g * torch.randn_like(x), loops)
     bench.compare(case, "expression", fresh, expression, repeats=loops)
-    normals, randn = (lambda: normal(x.shape, seed=0, draw=noise.draw)), (lambda: torch.randn(x.shape))
-    bench.compare(
-        f"normal 2^{exponent} float32", "torch.randn", repeated(normals, loops), repeated(randn, loops), repeats=loops
-    )
+
+
+def random_tensors(bench: Benchmark, exponent: int) -> None:
+    """Normals and uniforms into new tensors, in the dtypes that torch's peer is likely to be asked for."""
+    shape, draw = (1, 2**exponent), Draw(1, 0)
+    loops = max(1, min(1000, 2**18 // shape[1]))
+    for ours, theirs, mean, variance in ((normal, torch.randn, 0, 1), (uniform, torch.rand, 0.5, 1 / 12)):
+        for dtype in (torch.float32, torch.bfloat16 if ours is normal else torch.float64):
+            made = ours(shape, seed=0, draw=draw, dtype=dtype).double()
+            assert abs(made.mean().item() - mean) < 5 * (variance / shape[1]) ** 0.5
+            case = f"{ours.__name__} 2^{exponent} {str(dtype)[6:]}"
+            bench.compare(
+                case,
+                f"torch.{theirs.__name__}",
+                repeated(lambda f=ours, d=dtype: f(shape, seed=0, draw=draw, dtype=d), loops),
+                repeated(lambda f=theirs, d=dtype: f(shape, dtype=d), loops),
+                repeats=loops,
+                nanoseconds_an_element=lambda row: row["ours"] / shape[1] * 1e9,
+            )
 
 
 def benchmark(bench: Benchmark) -> None:
@@ -106,8 +169,15 @@ def benchmark(bench: Benchmark) -> None:
     for exponent in exponents:
         for count in (2, 4, 7):
             sums(bench, exponent, count)
+    for exponent in (16, 22) if bench.quick else (12, 16, 20, 22, 24):
+        for rows in (8, 100):
+            groups(bench, exponent, rows)
+    for count in (64, 2**16):
+        short_samples(bench, count)
     for exponent in (8, 16, 24) if bench.quick else (8, 12, 16, 20, 24):
-        noisy_steps(bench, exponent)
+        for dtype in (torch.float32, torch.bfloat16):
+            noisy_steps(bench, exponent, dtype)
+        random_tensors(bench, exponent)
 
 
 if __name__ == "__main__":
