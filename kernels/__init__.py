@@ -20,6 +20,8 @@ else:
     from .dispatch import BackendWarning as BackendWarning
     from .dispatch import backend as backend
     from .dispatch import backends as backends
+    from .gram import Gram as Gram
+    from .gram import gram as gram
     from .mosaic import GridSamples as GridSamples
     from .mosaic import grid_sample3d_sum as grid_sample3d_sum
     from .noise import PURPOSE_ACCEPTANCE as PURPOSE_ACCEPTANCE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -76,7 +77,7 @@ def rk_step(
         x: State [B, *D], float32, float64, bfloat16 or float16. Tensors that are not contiguous are copied first.
         stages: At most 16 slopes k like x.
         h: Step size, of any sign: a number, or float64 [B] on the CPU or the device of x.
-        weights: A number for each stage.
+        weights: A number for each stage (a tuple is checked once, if it comes again).
         error_weights: A number for each stage, b - b_hat; or up to two such rows, for instance the two estimates of
             dop853.
         rtol: Relative tolerance, at least 0.
@@ -100,7 +101,9 @@ def rk_step(
         (tensor([[1.7500, 1.7500]], dtype=torch.float64), tensor([2.5000], dtype=torch.float64))
     """
     stages = tuple(stages)
-    single, rows = _rows(len(stages), weights, error_weights, rtol, atol, dense)
+    single, rows = (_rows if operators.tracing() else _rows_again)(
+        len(stages), weights, error_weights, rtol, atol, dense
+    )
     arguments.check_dtype("x", x)
     if x.ndim == 0:
         raise ShapeError("x", got="a tensor without dimensions", expected="[B, *D]: steps belong to samples")
@@ -153,6 +156,17 @@ def _rows(count, weights, error_weights, rtol, atol, dense) -> tuple[bool, Rows]
         float(rtol),
         float(atol),
     )
+
+
+_cached = lru_cache(maxsize=64)(_rows)
+
+
+def _rows_again(*arguments) -> tuple[bool, Rows]:
+    """A solver comes with the same tuples at every step: most of them are looked up."""
+    try:
+        return _cached(*arguments)
+    except TypeError:  # lists
+        return _rows(*arguments)
 
 
 def _step_size(h: float | Tensor, x: Tensor) -> Tensor:
@@ -214,7 +228,7 @@ def _native(x, stages, h, rows: Rows, out, error, dense) -> None:
     native_module.rk_step(
         CODES[x.dtype],
         x.shape[0],
-        x[0].numel() if x.shape[0] else 0,
+        x.numel() // x.shape[0] if x.shape[0] else 0,
         x.data_ptr(),
         [k.data_ptr() for k in stages],
         h.data_ptr(),

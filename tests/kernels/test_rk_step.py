@@ -61,24 +61,21 @@ def run(problem, **more):
     return rk_step(x, stages, h, table[0], table[1 : 1 + estimates], **tolerances, dense=table[1 + estimates :], **more)
 
 
-def assert_same(variant, result, expected):
-    """The same bits; in Triton's interpreter, which truncates to bfloat16, the numbers that this allows."""
-    tensors, others = [(step.x, *step.dense) for step in (result, expected)]
-    truncated = variant == "triton" and result.x.dtype == torch.bfloat16
-    for a, b in zip(tensors, others, strict=True):
+def assert_same(result, expected):
+    for a, b in zip((result.x, *result.dense), (expected.x, *expected.dense), strict=True):
         assert a.is_contiguous()
-        torch.testing.assert_close(a, b, rtol=2**-7 if truncated else 0, atol=0, equal_nan=True)
-    torch.testing.assert_close(result.error, expected.error, rtol=2**-6 if truncated else 0, atol=0, equal_nan=True)
+        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(result.error, expected.error, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "reference"])
-@settings(max_examples=30)
+@settings(max_examples=25)
 @given(problem=problems())
 def test_the_same_bits_as_the_reference(variant, problem):
     with backend("reference"):
         expected = run(problem)
     with using(variant):
-        assert_same(variant, run(problem), expected)
+        assert_same(run(problem), expected)
 
 
 @settings(max_examples=60)
@@ -144,7 +141,7 @@ def test_more_than_a_million_elements_a_sample(variant):
     with backend("reference"):
         expected = run(problem)
     with using(variant):
-        assert_same(variant, run(problem), expected)
+        assert_same(run(problem), expected)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -170,6 +167,7 @@ def test_a_sample_does_not_depend_on_its_batch_or_the_threads(variant, dtype, si
     assert torch.equal(whole.error[5:9], part.error)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of numpy, in Triton's interpreter
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_one_bad_sample_changes_no_other(variant):
     for dtype in (torch.float32, torch.float64):
@@ -188,6 +186,7 @@ def test_one_bad_sample_changes_no_other(variant):
             assert torch.isfinite(bad.error[[0, 3]]).all()
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of numpy, in Triton's interpreter
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_state_that_overflows_when_stored_is_an_error(variant):
     """The estimate is finite, and over an infinite tolerance would look small."""
@@ -200,6 +199,7 @@ def test_state_that_overflows_when_stored_is_an_error(variant):
     assert step.error[1].isfinite()
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of numpy, in Triton's interpreter
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_zero_weights_zero_errors_and_zero_steps(variant):
     x, k = torch.zeros(2, 3), torch.ones(2, 3)

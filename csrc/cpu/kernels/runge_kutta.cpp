@@ -94,38 +94,19 @@ struct Steps {
     }
   }
 
+  template <bool short_rows>
+  __attribute__((noinline)) void last_vectors(const StepJob& job, int64_t first, int at, int count) {
+    vectors<max_step_rows, 1, short_rows>(job, first, at, count);
+  }
+
   template <int rows, bool short_rows>
   void elements(const StepJob& job, int64_t first, int count) {
-    constexpr int several = rows <= 3 && vector_bytes == 64 ? 4 : 2;
+    constexpr int several = rows == 2 && vector_bytes == 64 ? 4 : 2;
     int at = 0;
     for (; at + several * width <= count; at += several * width) {
       vectors<rows, several, short_rows>(job, first, at, several * width);
     }
-    for (; at < count; at += width) vectors<rows, 1, short_rows>(job, first, at, count - at);
-  }
-
-  // Sums of short rows: the tree of the smallest power of two that holds one.
-  template <int size>
-  static double tree(const double* v, int count) {
-    return halving_sum<size>([&](int i) { return i < count ? v[i] : 0.0; });
-  }
-  static void sum_short_rows(double* v, double* sums, int64_t rows, int size) {
-    switch (size) {
-      case 1:
-        for (int64_t r = 0; r < rows; ++r) sums[r] = v[r];
-        break;
-      case 2:
-        for (int64_t r = 0; r < rows; ++r) sums[r] = tree<2>(v + 2 * r, 2);
-        break;
-      case 3:
-        for (int64_t r = 0; r < rows; ++r) sums[r] = tree<4>(v + 3 * r, 3);
-        break;
-      case 4:
-        for (int64_t r = 0; r < rows; ++r) sums[r] = tree<4>(v + 4 * r, 4);
-        break;
-      default:
-        for (int64_t r = 0; r < rows; ++r) sums[r] = block_sum(v + size * r, size);
-    }
+    for (; at < count; at += width) last_vectors<short_rows>(job, first, at, count - at);
   }
 
   template <int rows>
@@ -145,7 +126,7 @@ struct Steps {
     const int estimates = job.tableau.estimates;
     double* error = job.error + first * estimates;
     for (int e = 0; e < estimates; ++e) {
-      sum_short_rows(squares[e], h, count, int(size));
+      sum_rows(squares[e], h, count, int(size));
       for (int64_t r = 0; r < count; ++r) error[r * estimates + e] = error_norm(h[r], size);
     }
   }
@@ -153,13 +134,13 @@ struct Steps {
   template <int rows>
   void unit_of_block(const StepJob& job, int64_t unit) {
     const StepRows& tableau = job.tableau;
-    const int64_t blocks = job.blocks(), row = unit / blocks, at = unit % blocks * sum_block;
+    const int64_t blocks = job.blocks(), row = unit / blocks, at = unit % blocks;
     const double step = job.h[row * job.h_step];
     for (int s = 0; s < tableau.stages; ++s) {
       for (int r = 0; r < tableau.rows; ++r) coefficient[s][r] = step_coefficient<Wide>(step, tableau.weight[r][s]);
     }
-    const int count = int(job.row_size - at < sum_block ? job.row_size - at : sum_block);
-    elements<rows, false>(job, row * job.row_size + at, count);
+    const int count = job.block_size(at);
+    elements<rows, false>(job, row * job.row_size + at * sum_block, count);
     for (int e = 0; e < tableau.estimates; ++e) {
       const double sum = block_sum(squares[e], count);
       if (blocks == 1) {
@@ -182,15 +163,8 @@ struct Steps {
 template <class Format>
 void run_format(const StepJob& job, int64_t first, int64_t last) {
   Steps<Format> steps;
-  // Without dense output, rows of their own are cheap in registers; with it, memory is the limit.
-  switch (job.tableau.rows) {
-    case 2:
-      return steps.template run<2>(job, first, last);
-    case 3:
-      return steps.template run<3>(job, first, last);
-    default:
-      return steps.template run<max_step_rows>(job, first, last);
-  }
+  // One estimate and no dense output is the common case, in which more vectors at a time fit into the registers.
+  job.tableau.rows == 2 ? steps.template run<2>(job, first, last) : steps.template run<max_step_rows>(job, first, last);
 }
 
 }  // namespace
