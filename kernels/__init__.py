@@ -43,6 +43,10 @@ else:
     from .resample import RESAMPLING_SCHEMES as RESAMPLING_SCHEMES
     from .resample import Resampled as Resampled
     from .resample import resample as resample
+    from .rows import gather_rows as gather_rows
+    from .rows import gather_tokens as gather_tokens
+    from .rows import keep_in_place as keep_in_place
+    from .rows import scatter_tokens as scatter_tokens
     from .runge_kutta import RungeKuttaStep as RungeKuttaStep
     from .runge_kutta import rk_step as rk_step
     from .threshold import threshold as threshold

@@ -1,0 +1,40 @@
+// Moving rows, for Python: addresses of contiguous arrays.
+#include "../cpu/rows.hpp"
+
+#include "module.hpp"
+#include "tensors.hpp"
+
+namespace pushforward {
+namespace {
+
+void move(uintptr_t out, uintptr_t source, uintptr_t base, uintptr_t index, int64_t batch, int64_t out_rows,
+          int64_t source_rows, size_t row_bytes) {
+  const RowsJob job{reinterpret_cast<char*>(out),
+                    reinterpret_cast<const char*>(source),
+                    reinterpret_cast<const char*>(base),
+                    reinterpret_cast<const int64_t*>(index),
+                    batch,
+                    out_rows,
+                    source_rows,
+                    row_bytes};
+  const int threads = torch_threads();
+  py::gil_scoped_release release;
+  move_rows(job, threads);
+}
+
+void permute(uintptr_t rows, uintptr_t index, int64_t batch, int64_t count, size_t row_bytes) {
+  const int threads = torch_threads();
+  py::gil_scoped_release release;
+  permute_rows(reinterpret_cast<char*>(rows), reinterpret_cast<const int64_t*>(index), batch, count, row_bytes,
+               threads);
+}
+
+PF_BINDINGS(module) {
+  module.def("move_rows", &move, py::arg("out"), py::arg("source"), py::arg("base"), py::arg("index"),
+             py::arg("batch"), py::arg("out_rows"), py::arg("source_rows"), py::arg("row_bytes"));
+  module.def("permute_rows", &permute, py::arg("rows"), py::arg("index"), py::arg("batch"), py::arg("count"),
+             py::arg("row_bytes"));
+}
+
+}  // namespace
+}  // namespace pushforward
