@@ -8,6 +8,7 @@ resampling, and the package `particles`, which gets float64 log-weights as it wo
 from __future__ import annotations
 
 import importlib.util
+from typing import Any
 
 import torch
 from _harness import Benchmark, main, repeated
@@ -24,6 +25,14 @@ def torch_systematic(log_weights: Tensor) -> Tensor:
     cumulative = log_weights.double().softmax(1).cumsum(1)
     places = (torch.arange(particles) + torch.rand(rows, 1, dtype=torch.float64)) / particles
     return torch.searchsorted(cumulative, places, right=True).clamp(max=particles - 1)
+
+
+def particles_ancestors(scheme: Any, log_weights: Any) -> None:
+    """Resampling of each row by the package, from log-weights."""
+    from particles import resampling
+
+    for row in log_weights:
+        scheme(resampling.exp_and_normalise(row))
 
 
 def check(log_weights: Tensor, scheme: str) -> None:
@@ -58,11 +67,8 @@ def rows(bench: Benchmark, populations: int, particles: int) -> None:
             continue
         from particles import resampling
 
-        def theirs(function=getattr(resampling, scheme)) -> None:
-            for row in double:
-                function(resampling.exp_and_normalise(row))
-
-        bench.compare(case, "particles", ours, repeated(theirs, loops), repeats=loops)
+        theirs = repeated(lambda f=getattr(resampling, scheme): particles_ancestors(f, double), loops)
+        bench.compare(case, "particles", ours, theirs, repeats=loops)
 
 
 def benchmark(bench: Benchmark) -> None:
