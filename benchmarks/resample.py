@@ -8,6 +8,7 @@ resampling, and the package `particles`, which gets float64 log-weights as it wo
 from __future__ import annotations
 
 import importlib.util
+from functools import partial
 from typing import Any
 
 import torch
@@ -67,8 +68,8 @@ def rows(bench: Benchmark, populations: int, particles: int) -> None:
             continue
         from particles import resampling
 
-        theirs = repeated(lambda f=getattr(resampling, scheme): particles_ancestors(f, double), loops)
-        bench.compare(case, "particles", ours, theirs, repeats=loops)
+        function = partial(particles_ancestors, getattr(resampling, scheme), double)
+        bench.compare(case, "particles", ours, repeated(function, loops), repeats=loops)
 
 
 def benchmark(bench: Benchmark) -> None:

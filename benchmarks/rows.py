@@ -32,13 +32,13 @@ def particles(bench: Benchmark, count: int, row: tuple[int, ...]) -> None:
     size = "x".join(str(n) for n in (count, *row)) + " float32"
     loops = max(1, min(200, 2**18 // state.numel()))
     ours = repeated(lambda: gather_rows(state, ancestors), loops)
-    bench.compare(f"gather_rows {size}", "x[a]", ours, repeated(lambda: state[ancestors], loops), repeats=loops)
+    bench.compare(f"gather_rows {size}", "indexing", ours, repeated(lambda: state[ancestors], loops), repeats=loops)
     select = repeated(lambda: state.index_select(0, ancestors), loops)
     bench.compare(f"gather_rows {size}", "index_select", ours, select, repeats=loops)
     mine, theirs = state.clone(), state.clone()
     ours = repeated(lambda: gather_rows(mine, kept, in_place=True), loops)
     copied = repeated(lambda: theirs.copy_(theirs[ancestors]), loops)
-    bench.compare(f"gather_rows in place {size}", "x.copy_(x[a])", ours, copied, repeats=loops)
+    bench.compare(f"gather_rows in place {size}", "indexing, copied back", ours, copied, repeats=loops)
 
 
 def tokens(bench: Benchmark, batch: int, count: int, active: int, channels: int, dtype: torch.dtype) -> None:
