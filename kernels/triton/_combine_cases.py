@@ -38,6 +38,7 @@ def static_cases() -> list[StaticCase]:
             "combine K=2 noise, odd short rows", 2, 1, "float32", draws=1, table="row", short=True, quads=False
         ),
         combination("combine K=2, coefficients by pixel", 2, 1, "float32", table="group of element"),
+        combination("combine K=2, past 2^31 elements", 2, 1, "float32", integers="i64"),
         combination("normal", 0, 1, "float32", draws=1),
         combination("normal", 0, 1, "bfloat16", draws=1),
         uniforms("float32", quick=True),
@@ -58,6 +59,7 @@ def combination(
     table: str = "",
     short: bool = False,
     quads: bool = True,
+    integers: str = "i32",
     quick: bool = False,
 ) -> StaticCase:
     """A call of `combine_kernel` with contiguous tensors of 16 m elements a sample."""
@@ -73,13 +75,13 @@ def combination(
         "groups": "*i64" if "group" in table else None,
         "keys": ((KEY_TYPE_WITH_SAMPLES if samples else KEY_TYPE),) * draws,
         "status": "*i32" if status else None,
-        **dict.fromkeys(("n", "total", "chunks", "outer", "run", "inner"), "i32"),
+        **dict.fromkeys(("n", "total", "chunks", "outer", "run", "inner"), integers),
     }
     constants = {
         "SHORT": short,
         "QUADS": quads,
         "EACH": table == "group of element",
-        "INDEX": tl.int32,
+        "INDEX": tl.int32 if integers == "i32" else tl.int64,
         "WIDE": tl.float64 if size == 8 else tl.float32,
         "BLOCK": block,
     }

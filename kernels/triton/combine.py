@@ -17,6 +17,7 @@ from ..dispatch import implements, interpreting
 from ..noise import Noise
 from ._combine import OPTIONS, block_elements, combine_kernel, uniform_kernel
 from ._combine_cases import static_cases as static_cases
+from ._launch import on_device_of
 from ._philox import encode, key_arguments
 
 
@@ -70,10 +71,11 @@ class Combination:
         """Run on contiguous tensors."""
         if self.total == 0:
             return
-        combine_kernel[(self.programs,)](
-            tuple(inputs), tuple(outs), self.numbers, self.table, self.groups, self.keys, status,
-            self.n, self.total, self.chunks, self.outer, self.run, self.inner, **self.constants, **OPTIONS,
-        )  # fmt: skip
+        with on_device_of(outs[0]):
+            combine_kernel[(self.programs,)](
+                tuple(inputs), tuple(outs), self.numbers, self.table, self.groups, self.keys, status,
+                self.n, self.total, self.chunks, self.outer, self.run, self.inner, **self.constants, **OPTIONS,
+            )  # fmt: skip
 
 
 @implements("combine", "triton")
@@ -143,7 +145,8 @@ def uniform(out: Tensor, noise: Noise) -> None:
     chunks = triton.cdiv(n, block)
     programs = triton.cdiv(total, block) if short else rows * chunks
     key = key_arguments(noise, out.device)
-    uniform_kernel[(programs,)](out, key, n, total, chunks, SHORT=short, BLOCK=block, **OPTIONS)
+    with on_device_of(out):
+        uniform_kernel[(programs,)](out, key, n, total, chunks, SHORT=short, BLOCK=block, **OPTIONS)
 
 
 def block_size(like: Tensor, terms: int) -> int:

@@ -175,6 +175,16 @@ def test_a_sample_does_not_depend_on_its_batch():
         assert torch.equal(long[:, :37], normal((2, 37), seed=1, draw=KEYS[0].draw, device=DEVICE))
 
 
+@pytest.mark.parametrize("word", [0, 1, 2, 15, 16, 2**31 - 1, 2**31, 2**32 - 1])
+def test_words_are_encoded_so_that_triton_compiles_once(word):
+    """It compiles anew for 1, for multiples of 16, and for integers of 32 or of 64 bits."""
+    from pushforward.kernels.triton._philox import encode
+
+    assert encode(word) % 2 == 1
+    assert 2**31 < encode(word) < 2**63
+    assert encode(word) >> 1 & 0xFFFFFFFF == word
+
+
 @pytest.mark.skipif(ON_DEVICE, reason="kernels are compiled")
 def test_the_interpreter_is_used_only_by_name():
     assert chosen_backend("cpu") != "triton"
