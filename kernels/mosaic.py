@@ -228,7 +228,7 @@ def _gradients_backward(ctx, *gradients):
     with torch.enable_grad():
         tensors = [x.detach().requires_grad_() for x in ctx.saved_tensors]
         first = _gradients_of_some(*tensors)
-        product = sum((a * b).sum() for a, b in zip(first, gradients, strict=True) if b is not None)
+        product = torch.stack([(a * b).sum() for a, b in zip(first, gradients, strict=True)]).sum()
         return torch.autograd.grad(product, tensors, materialize_grads=True)
 
 

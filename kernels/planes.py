@@ -35,13 +35,14 @@ def check_like(names: Sequence[str], tensors: Sequence[Tensor], *, shapes: bool 
             raise ShapeError(name, got=list(x.shape), expected=f"{list(like.shape)}, the shape of {names[0]}")
 
 
-def call(op: str, reference: Callable[..., Any], tensors: Sequence[Tensor], *rest: Any) -> Any:
+def call(op: str, reference: Callable[..., Any], tensors: Sequence[Tensor | None], *rest: Any) -> Any:
     """Run ``op``: the operator where torch wants to see one, the definition within transforms, else the kernel."""
     if _transforms():  # tensors have no addresses there, but torch operations can be transformed
         return reference(*tensors, *rest)
-    if needs_operator(*tensors):
+    given = [x for x in tensors if x is not None]
+    if needs_operator(*given):
         return getattr(torch.ops.pushforward, op)(*tensors, *rest)
-    return implementation(op, device_type(tensors[0]))(*tensors, *rest)
+    return implementation(op, device_type(given[0]))(*tensors, *rest)
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

@@ -1,4 +1,6 @@
 """Pyramids in Triton: tiles of the result, in the reference's order of sums."""
+# pyright: reportArgumentType=false, reportCallIssue=false, reportInvalidTypeForm=false
+# (a jitted function takes launch options and plain numbers, of which its type knows nothing)
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from .. import planes
 from ..dispatch import implements
-from ._narrow import narrow
+from ._narrow import narrow, widen
 from ._static import StaticCase
 
 WIDE = {torch.float32: tl.float32, torch.float64: tl.float64}
@@ -19,11 +21,11 @@ ROWS, COLUMNS = 4, 128  # of a tile
 @triton.jit
 def line_sum(x, start, column, inside, r0, r1, r2, r3, SMOOTH: tl.constexpr, WIDE: tl.constexpr):
     """Weighted sum of four rows (two, without SMOOTH) in one column each."""
-    total = tl.load(x + start + r1 + column, mask=inside, other=0.0).to(WIDE)
-    total += tl.load(x + start + r2 + column, mask=inside, other=0.0).to(WIDE)
+    total = widen(tl.load(x + start + r1 + column, mask=inside, other=0.0), WIDE)
+    total += widen(tl.load(x + start + r2 + column, mask=inside, other=0.0), WIDE)
     if SMOOTH:
-        outer = tl.load(x + start + r0 + column, mask=inside, other=0.0).to(WIDE)
-        outer += tl.load(x + start + r3 + column, mask=inside, other=0.0).to(WIDE)
+        outer = widen(tl.load(x + start + r0 + column, mask=inside, other=0.0), WIDE)
+        outer += widen(tl.load(x + start + r3 + column, mask=inside, other=0.0), WIDE)
         total = total * 3.0 + outer
     return total
 
@@ -94,17 +96,17 @@ def pyramid_up_kernel(
         far = tl.minimum(tl.maximum(row // 2 + row % 2 * 2 - 1, 0), low_height - 1)
         far = (far * low_width)[:, None]
         farther = tl.minimum(tl.maximum(n // 2 + n % 2 * 2 - 1, 0), low_width - 1)[None, :]
-        here = tl.load(x + start + near + nearer, mask=inside, other=0.0).to(WIDE) * 3.0
-        here += tl.load(x + start + far + nearer, mask=inside, other=0.0).to(WIDE)
-        there = tl.load(x + start + near + farther, mask=inside, other=0.0).to(WIDE) * 3.0
-        there += tl.load(x + start + far + farther, mask=inside, other=0.0).to(WIDE)
+        here = widen(tl.load(x + start + near + nearer, mask=inside, other=0.0), WIDE) * 3.0
+        here += widen(tl.load(x + start + far + nearer, mask=inside, other=0.0), WIDE)
+        there = widen(tl.load(x + start + near + farther, mask=inside, other=0.0), WIDE) * 3.0
+        there += widen(tl.load(x + start + far + farther, mask=inside, other=0.0), WIDE)
         total = here * 3.0 + there
     else:
-        total = tl.load(x + start + near + nearer, mask=inside, other=0.0).to(WIDE)
+        total = widen(tl.load(x + start + near + nearer, mask=inside, other=0.0), WIDE)
     total = total * tl.full((1, 1), scale, WIDE)
     at = (r * width)[:, None] + n[None, :]
     if BASED:
-        total = tl.load(base + at, mask=inside, other=0.0).to(WIDE) + total
+        total = widen(tl.load(base + at, mask=inside, other=0.0), WIDE) + total
     tl.store(out + at, narrow(total, out.dtype.element_ty), mask=inside)
 
 

@@ -1,4 +1,6 @@
 """Wavelet transforms in Triton: Haar on whole row pairs, other filters on tiles, in the reference's order of sums."""
+# pyright: reportArgumentType=false, reportCallIssue=false, reportInvalidTypeForm=false
+# (a jitted function takes launch options and plain numbers, of which its type knows nothing)
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from .. import planes
 from ..dispatch import implements
 from ..wavelet_filters import quadrature_mirror
 from ..wavelet_ops import MODES
-from ._narrow import narrow
+from ._narrow import narrow, widen
 from ._static import StaticCase
 
 WIDE = {torch.float32: tl.float32, torch.float64: tl.float64}
@@ -27,8 +29,8 @@ def haar2d_kernel(x, low, horizontal, vertical, diagonal, width, WIDE: tl.conste
     start = tl.program_id(1).to(tl.int64) * BLOCK
     j = 2 * start + tl.arange(0, 2 * BLOCK)
     above = x + row * 4 * width + j
-    a = tl.load(above, mask=j < 2 * width, other=0.0).to(WIDE)
-    b = tl.load(above + 2 * width, mask=j < 2 * width, other=0.0).to(WIDE)
+    a = widen(tl.load(above, mask=j < 2 * width, other=0.0), WIDE)
+    b = widen(tl.load(above + 2 * width, mask=j < 2 * width, other=0.0), WIDE)
     total_even, total_odd = tl.split(tl.reshape(a + b, (BLOCK, 2)))
     change_even, change_odd = tl.split(tl.reshape(a - b, (BLOCK, 2)))
     i = start + tl.arange(0, BLOCK)
@@ -46,10 +48,10 @@ def ihaar2d_kernel(low, horizontal, vertical, diagonal, out, width, WIDE: tl.con
     start = tl.program_id(1).to(tl.int64) * BLOCK
     i = start + tl.arange(0, BLOCK)
     at, inside = row * width + i, i < width
-    lo = tl.load(low + at, mask=inside, other=0.0).to(WIDE)
-    ho = tl.load(horizontal + at, mask=inside, other=0.0).to(WIDE)
-    ve = tl.load(vertical + at, mask=inside, other=0.0).to(WIDE)
-    di = tl.load(diagonal + at, mask=inside, other=0.0).to(WIDE)
+    lo = widen(tl.load(low + at, mask=inside, other=0.0), WIDE)
+    ho = widen(tl.load(horizontal + at, mask=inside, other=0.0), WIDE)
+    ve = widen(tl.load(vertical + at, mask=inside, other=0.0), WIDE)
+    di = widen(tl.load(diagonal + at, mask=inside, other=0.0), WIDE)
     total = tl.reshape(tl.join(lo + ve, lo - ve), (2 * BLOCK,))
     change = tl.reshape(tl.join(ho + di, ho - di), (2 * BLOCK,))
     j = 2 * start + tl.arange(0, 2 * BLOCK)
@@ -105,7 +107,7 @@ def dwt2d_kernel(
             line, line_there = place(2 * row + offset + k, height, MODE)
             there = inside & line_there[:, None] & column_there[None, :]
             at = ((plane * height + line) * width)[:, None] + column[None, :]
-            value = tl.load(x + at, mask=there, other=0.0).to(WIDE)
+            value = widen(tl.load(x + at, mask=there, other=0.0), WIDE)
             total += value * tl.load(taps + k)
             change += value * tl.load(taps + TAPS + k)
         h, g = tl.load(taps + m), tl.load(taps + TAPS + m)
@@ -158,16 +160,16 @@ def idwt2d_kernel(
             at = ((plane * band_height + line) * band_width)[:, None] + column[None, :]
             h0, h1 = tl.load(taps + 2 * j), tl.load(taps + 2 * j + 1)
             g0, g1 = tl.load(taps + 2 * HALF + 2 * j), tl.load(taps + 2 * HALF + 2 * j + 1)
-            value = tl.load(low + at, mask=there, other=0.0).to(WIDE)
+            value = widen(tl.load(low + at, mask=there, other=0.0), WIDE)
             total0 += value * h0
             total1 += value * h1
-            value = tl.load(horizontal + at, mask=there, other=0.0).to(WIDE)
+            value = widen(tl.load(horizontal + at, mask=there, other=0.0), WIDE)
             total0 += value * g0
             total1 += value * g1
-            value = tl.load(vertical + at, mask=there, other=0.0).to(WIDE)
+            value = widen(tl.load(vertical + at, mask=there, other=0.0), WIDE)
             change0 += value * h0
             change1 += value * h1
-            value = tl.load(diagonal + at, mask=there, other=0.0).to(WIDE)
+            value = widen(tl.load(diagonal + at, mask=there, other=0.0), WIDE)
             change0 += value * g0
             change1 += value * g1
         h0, h1 = tl.load(taps + 2 * i), tl.load(taps + 2 * i + 1)
