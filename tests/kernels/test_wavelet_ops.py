@@ -7,7 +7,7 @@ from pushforward.kernels import backend, dwt2d, haar2d, idwt2d, ihaar2d
 from pushforward.kernels.dispatch import implementing, interpreting
 
 FAST = [name for name in implementing("dwt2d") if name != "triton"]
-BACKENDS = FAST + ["triton"] * interpreting()
+BACKENDS = FAST + ["triton"] * (interpreting() and "triton" in implementing("dwt2d"))
 
 
 def planes(*shape, requires_grad=True):
