@@ -14,10 +14,12 @@ from ..discrepancy import CODES, Weights, wide
 from ..dispatch import implements
 from ._static import StaticCase
 
-TILE, TILES_OF_PROGRAM, FEATURES = 64, 16, 32
+# Points of a block and warps of a program, whose registers must hold a tile; and how many registers a thread of the
+# gradient may have at most (the assembler would spill a few doubles to run more threads).
+TILES = {torch.float32: (tl.float32, 64, 8, None), torch.float64: (tl.float64, 32, 4, 255)}
+TILES_OF_PROGRAM, FEATURES = 16, 32
 # A product of matrices is made of fused operations in any case; results lie within a bound, they are not the same bits.
-OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
-GRADIENT_OPTIONS = {"num_warps": 8, "enable_fp_fusion": True}
+FUSION = {"enable_fp_fusion": True}
 
 
 @triton.jit
@@ -55,7 +57,8 @@ def _kernel(r2, rates, KERNEL: tl.constexpr, WIDE: tl.constexpr):
 @triton.jit
 def _slope(r2, rates, KERNEL: tl.constexpr, WIDE: tl.constexpr):
     if KERNEL == 2:
-        return tl.where(r2 == 0, 0, -0.5 / tl.sqrt(r2))
+        apart = r2 != 0
+        return tl.where(apart, -0.5 / tl.sqrt(tl.where(apart, r2, 1)), 0)
     total = tl.zeros_like(r2)
     for h in tl.static_range(len(rates)):
         rate = _rate(rates, h, WIDE)
@@ -187,38 +190,39 @@ def discrepancy(x: Tensor, y: Tensor, kernel: str, rates: Sequence[float], weigh
 
 
 def _sum(x: Tensor, y: Tensor, kernel: str, rates: tuple[int, ...], same: bool) -> Tensor:
-    rows, segments = triton.cdiv(len(x), TILE), triton.cdiv(triton.cdiv(len(y), TILE), TILES_OF_PROGRAM)
+    kind, tile, warps, _ = TILES[x.dtype]
+    rows, segments = triton.cdiv(len(x), tile), triton.cdiv(triton.cdiv(len(y), tile), TILES_OF_PROGRAM)
     partial = torch.empty(rows * segments, dtype=torch.float64, device=x.device)
     sum_kernel[(rows * segments,)](
         x, y, partial, rates, len(x), len(y), x.shape[1], segments,
-        SAME=same, KERNEL=CODES[kernel], WIDE=_type(x), TILE=TILE, TILES=TILES_OF_PROGRAM, FEATURES=FEATURES, **OPTIONS,
+        SAME=same, KERNEL=CODES[kernel], WIDE=kind, TILE=tile, TILES=TILES_OF_PROGRAM, FEATURES=FEATURES,
+        num_warps=warps, **FUSION,
     )  # fmt: skip
     return partial.sum()
 
 
 def _slopes(x: Tensor, y: Tensor, kernel: str, rates: tuple[int, ...], same: bool) -> Tensor:
     out = torch.empty(x.shape, dtype=torch.float64, device=x.device)
-    grid = (triton.cdiv(len(x), TILE), triton.cdiv(x.shape[1], FEATURES))
+    kind, tile, warps, registers = TILES[x.dtype]
+    grid = (triton.cdiv(len(x), tile), triton.cdiv(x.shape[1], FEATURES))
     gradient_kernel[grid](
         x, y, out, rates, len(x), len(y), x.shape[1],
-        SAME=same, KERNEL=CODES[kernel], WIDE=_type(x), TILE=TILE, FEATURES=FEATURES, **GRADIENT_OPTIONS,
+        SAME=same, KERNEL=CODES[kernel], WIDE=kind, TILE=tile, FEATURES=FEATURES,
+        num_warps=warps, maxnreg=registers, **FUSION,
     )  # fmt: skip
     return out
-
-
-def _type(x: Tensor) -> tl.dtype:
-    return tl.float64 if x.dtype == torch.float64 else tl.float32
 
 
 def static_cases() -> list[StaticCase]:
     """Three bandwidths, both kernels of each type; the points of a tile are read again for every tile beside it."""
     cases = []
-    for name, kind, type_ in (("float32", "*fp32", tl.float32), ("float64", "*fp64", tl.float64)):
+    for name, kind, dtype in (("float32", "*fp32", torch.float32), ("float64", "*fp64", torch.float64)):
+        type_, tile, warps, registers = TILES[dtype]
         for kernel, code in CODES.items():
             rates = ("i64",) * (1 if kernel == "distance" else 3)
             tensors = {"x": kind, "y": kind}
             sizes = dict.fromkeys(("n", "m", "p"), "i32")
-            constants = {"SAME": True, "KERNEL": code, "WIDE": type_, "TILE": TILE, "FEATURES": FEATURES}
+            constants = {"SAME": True, "KERNEL": code, "WIDE": type_, "TILE": tile, "FEATURES": FEATURES}
             of_sum = constants | {"TILES": TILES_OF_PROGRAM}
             cases.append(
                 StaticCase(
@@ -229,9 +233,9 @@ def static_cases() -> list[StaticCase]:
                     | dict.fromkeys(of_sum, "constexpr"),
                     constants=of_sum,
                     aligned=("x", "y", "p"),
-                    elements=TILE * TILE,
+                    elements=tile * tile,
                     minimum=None,
-                    options=OPTIONS,
+                    options=FUSION | {"num_warps": warps},
                     quick=(kernel, name) == ("gaussian", "float32"),
                 )
             )
@@ -244,9 +248,9 @@ def static_cases() -> list[StaticCase]:
                     | dict.fromkeys(constants, "constexpr"),
                     constants=constants,
                     aligned=("x", "y", "out", "p"),
-                    elements=TILE * TILE,
+                    elements=tile * tile,
                     minimum=None,
-                    options=GRADIENT_OPTIONS,
+                    options=FUSION | {"num_warps": warps, "maxnreg": registers},
                     quick=(kernel, name) == ("gaussian", "float32"),
                 )
             )

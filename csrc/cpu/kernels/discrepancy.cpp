@@ -3,9 +3,8 @@
 #include "../discrepancy.hpp"
 
 #include "../../core/discrepancy.hpp"
-#include "../../core/exponential.hpp"
 #include "../../core/exponential32.hpp"
-#include "../simd.hpp"
+#include "../doubles.hpp"
 
 namespace pushforward::PF_ISA {
 namespace {
@@ -13,23 +12,12 @@ namespace {
 constexpr int group = 4;             // rows at a time
 constexpr int64_t feature_block = 256;  // features that are summed by themselves, for a smaller rounding error
 
-struct DoubleLanes {
-  using D = Doubles;
-  typedef int64_t L __attribute__((vector_size(vector_bytes)));
-  template <class To, class From>
-  PF_HD static To bits(From x) {
-    return (To)x;
-  }
-  PF_HD static D zero_below(D x, double lowest, D value) { return x < (D{} + lowest) ? D{} : value; }
-};
-
 template <class Real>
 struct Math;
 
 template <>
 struct Math<float> {
   using Vector = Floats;
-  using Integers = Ints;
   PF_HD static Vector exponential(Vector x) { return exponential32<ManyLanes>(x); }
   PF_HD static Vector root(Vector x) { return ManyLanes::sqrt(x); }
 };
@@ -37,10 +25,9 @@ struct Math<float> {
 template <>
 struct Math<double> {
   using Vector = Doubles;
-  using Integers = DoubleLanes::L;
   PF_HD static Vector exponential(Vector x) {
     const Vector lowest = Vector{} + -708.0;
-    return x != x ? x : ::pushforward::PF_ISA::exponential<DoubleLanes>(Vector(x < lowest ? lowest : x));
+    return x != x ? x : ::pushforward::PF_ISA::exponential<ManyDoubles>(Vector(x < lowest ? lowest : x));
   }
   PF_HD static Vector root(Vector x) {
 #if defined(__AVX512F__)
