@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .. import planes
 from ..dispatch import implements
+from ._launch import on_device_of
 from ._narrow import narrow, widen
 from ._static import StaticCase
 
@@ -122,7 +123,8 @@ def pyramid_down(x: Tensor, filter: str, gain: float) -> Tensor:
         grid = triton.cdiv(count, ROWS), triton.cdiv(low_width, COLUMNS)
         sizes = count, height, width, low_height, low_width, gain / (64 if smooth else 4)
         constants = smooth, WIDE[planes.wide(x.dtype)], ROWS, COLUMNS
-        pyramid_down_kernel[grid](x, out, *sizes, *constants, num_warps=4, enable_fp_fusion=False)
+        with on_device_of(x):
+            pyramid_down_kernel[grid](x, out, *sizes, *constants, num_warps=4, enable_fp_fusion=False)
     return out
 
 
@@ -139,7 +141,8 @@ def pyramid_up(x: Tensor, base: Tensor | None, filter: str, gain: float, height:
         sizes = count, height, width, low_height, low_width, gain / (16 if smooth else 1)
         constants = base is not None, smooth, WIDE[planes.wide(x.dtype)], ROWS, COLUMNS
         tensors = x, out if base is None else base, out
-        pyramid_up_kernel[grid](*tensors, *sizes, *constants, num_warps=4, enable_fp_fusion=False)
+        with on_device_of(x):
+            pyramid_up_kernel[grid](*tensors, *sizes, *constants, num_warps=4, enable_fp_fusion=False)
     return out
 
 

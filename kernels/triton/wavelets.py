@@ -15,6 +15,7 @@ from .. import planes
 from ..dispatch import implements
 from ..wavelet_filters import quadrature_mirror
 from ..wavelet_ops import MODES
+from ._launch import on_device_of
 from ._narrow import narrow, widen
 from ._static import StaticCase
 
@@ -203,7 +204,8 @@ def haar2d(x: Tensor) -> tuple[Tensor, ...]:
     rows, block = outs[0].numel() // max(width, 1), _block(width)
     if rows and width:
         grid = rows, triton.cdiv(width, block)
-        haar2d_kernel[grid](x, *outs, width, WIDE[planes.wide(x.dtype)], block, num_warps=4, enable_fp_fusion=False)
+        with on_device_of(x):
+            haar2d_kernel[grid](x, *outs, width, WIDE[planes.wide(x.dtype)], block, num_warps=4, enable_fp_fusion=False)
     return outs
 
 
@@ -216,7 +218,8 @@ def ihaar2d(*bands: Tensor) -> Tensor:
     rows, block = bands[0].numel() // max(width, 1), _block(width)
     if rows and width:
         grid, wide = (rows, triton.cdiv(width, block)), WIDE[planes.wide(out.dtype)]
-        ihaar2d_kernel[grid](*bands, out, width, wide, block, num_warps=4, enable_fp_fusion=False)
+        with on_device_of(out):
+            ihaar2d_kernel[grid](*bands, out, width, wide, block, num_warps=4, enable_fp_fusion=False)
     return out
 
 
@@ -234,7 +237,8 @@ def dwt2d(x: Tensor, taps: Sequence[float], mode: str, offset: int, height: int,
         grid = triton.cdiv(count, ROWS), triton.cdiv(width, COLUMNS)
         sizes = count, x.shape[-2], x.shape[-1], height, width, offset
         constants = mode, len(taps), WIDE[planes.wide(x.dtype)], ROWS, COLUMNS
-        dwt2d_kernel[grid](x, *outs, _taps(taps, x), *sizes, *constants, num_warps=4, enable_fp_fusion=False)
+        with on_device_of(x):
+            dwt2d_kernel[grid](x, *outs, _taps(taps, x), *sizes, *constants, num_warps=4, enable_fp_fusion=False)
     return outs
 
 
@@ -259,7 +263,8 @@ def idwt2d(
         grid = triton.cdiv(count, ROWS), triton.cdiv(columns, COLUMNS)
         sizes = count, height, width, *low.shape[-2:], rows, offset
         constants = MODES[0] if periodic else MODES[2], len(taps) // 2, WIDE[planes.wide(low.dtype)], ROWS, COLUMNS
-        idwt2d_kernel[grid](*bands, out, _taps(taps, low), *sizes, *constants, num_warps=4, enable_fp_fusion=False)
+        with on_device_of(low):
+            idwt2d_kernel[grid](*bands, out, _taps(taps, low), *sizes, *constants, num_warps=4, enable_fp_fusion=False)
     return out
 
 
