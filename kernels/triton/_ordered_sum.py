@@ -1,9 +1,5 @@
 """Sums over rows in the order of `ordered_sum`, without atomics: blocks of 1024 terms, then the sums of the blocks."""
 
-# Triton gives kernels a meaning of their own: constants are plain numbers, loops over static_range are unrolled.
-# pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
-# pyright: reportInvalidTypeForm=false
-
 from __future__ import annotations
 
 import torch

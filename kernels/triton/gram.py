@@ -1,9 +1,5 @@
 """`gram` in Triton: the products and sums of the reference, bit for bit."""
 
-# Triton gives kernels a meaning of their own: constants are plain numbers, loops over static_range are unrolled.
-# pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
-# pyright: reportInvalidTypeForm=false
-
 from __future__ import annotations
 
 import triton

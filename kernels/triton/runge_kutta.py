@@ -1,9 +1,5 @@
 """`rk_step` in Triton: the new state, estimates and dense output of the reference, bit for bit."""
 
-# Triton gives kernels a meaning of their own: constants are plain numbers, loops over static_range are unrolled.
-# pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
-# pyright: reportInvalidTypeForm=false
-
 from __future__ import annotations
 
 import torch
