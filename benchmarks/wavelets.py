@@ -1,8 +1,8 @@
 """Is a wavelet transform worth a kernel of its own?
 
-One level of 8 x 3 x 512 x 512, and its inverse, against convolutions in torch, in the two ways people write them: one
-strided convolution of all four bands, with a group for each channel, or the channels as a batch (which is faster); and
-in the wider of the two meanings of "transposed" for the inverse. Borders are periodic; the peers' padding is counted.
+One level of 8 x 3 x 512 x 512, and its inverse, against strided and transposed convolutions in torch, in the two ways
+people write them: with a group for each channel, or with the channels as a batch. Borders are periodic; the peers'
+padding is counted.
 """
 
 from __future__ import annotations
