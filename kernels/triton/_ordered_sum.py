@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..ordered_sum import BLOCK
+from ._launch import on_device_of
 
 
 @triton.jit
@@ -77,7 +78,7 @@ def elements_of(rows, size, blocks, ROWS: tl.constexpr, COLUMNS: tl.constexpr, D
     if ROWS == 1:
         at, inside = first * size + block * COLUMNS + lane, block * COLUMNS + lane < size
     elif DENSE:
-        at, inside = first * COLUMNS + lane, first * COLUMNS + lane < rows * COLUMNS
+        at, inside = first * COLUMNS + lane, row < rows
     else:
         at, inside = row * size + column, (row < rows) & (column < size)
     return first, block, row, at, inside
@@ -90,10 +91,11 @@ def sum_rows(terms: Tensor, sums: Tensor, elements: int = 0) -> None:
         size = min(BLOCK, triton.next_power_of_2(count))
         blocks, rows = triton.cdiv(count, size), terms.numel() // count
         to = sums if blocks == 1 else torch.empty(*terms.shape[:-1], blocks, dtype=torch.float64, device=terms.device)
-        sum_blocks_kernel[(rows * blocks,)](
-            terms, to, count, blocks, max(elements, 1),
-            ROOT=blocks == 1 and elements > 0, SIZE=size, LEVELS=size.bit_length() - 1, num_warps=4,
-        )  # fmt: skip
+        with on_device_of(terms):
+            sum_blocks_kernel[(rows * blocks,)](
+                terms, to, count, blocks, max(elements, 1),
+                ROOT=blocks == 1 and elements > 0, SIZE=size, LEVELS=size.bit_length() - 1, num_warps=4,
+            )  # fmt: skip
         if blocks == 1:
             return
         terms = to

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from ..dispatch import implements
+from ._launch import on_device_of
 from ._ordered_sum import Division, elements_of, store_sums, sum_rows, tree
 from ._static import StaticCase
 
@@ -47,10 +48,11 @@ def _triton(tensors, products, sums) -> None:
         return
     division = Division(batch, like.numel() // batch)
     partial = products.new_empty(batch, count * count + count, division.blocks)
-    gram_kernel[(division.programs,)](
-        tuple(x.contiguous() for x in tensors), partial, batch, division.size, division.blocks,
-        **division.constants, num_warps=4, enable_fp_fusion=False,
-    )  # fmt: skip
+    with on_device_of(like):
+        gram_kernel[(division.programs,)](
+            tuple(x.contiguous() for x in tensors), partial, batch, division.size, division.blocks,
+            **division.constants, num_warps=4, enable_fp_fusion=False,
+        )  # fmt: skip
     total = partial.new_empty(partial.shape[:2])
     if division.blocks == 1:
         total = partial[..., 0]

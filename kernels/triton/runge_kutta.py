@@ -8,6 +8,7 @@ import triton.language as tl
 
 from ..dispatch import implements
 from ..runge_kutta import MAX_DENSE, MAX_ESTIMATES, Rows
+from ._launch import on_device_of
 from ._narrow import narrow
 from ._ordered_sum import Division, elements_of, store_sums, sum_blocks_kernel, sum_rows, tree
 from ._static import StaticCase
@@ -129,13 +130,14 @@ def _triton(x, stages, h, rows: Rows, out, error, dense) -> None:
     target = out if out.is_contiguous() else torch.empty_like(x, memory_format=torch.contiguous_format)
     single = division.blocks == 1
     sums = error if single else error.new_empty(count, len(rows.estimates), division.blocks)
-    rk_step_kernel[(division.programs,)](
-        x.contiguous(), tuple(k.contiguous() for k in stages), h.contiguous(), target, tuple(dense), sums,
-        count, division.size, division.blocks, rows.rtol, rows.atol,
-        WEIGHTS=_weights(rows.weights, rows.estimates, rows.dense),
-        ESTIMATES=len(rows.estimates), STEP=1 if h.shape[0] > 1 else 0, ROOT=single, **_types(x.dtype),
-        **division.constants,
-    )  # fmt: skip
+    with on_device_of(x):
+        rk_step_kernel[(division.programs,)](
+            x.contiguous(), tuple(k.contiguous() for k in stages), h.contiguous(), target, tuple(dense), sums,
+            count, division.size, division.blocks, rows.rtol, rows.atol,
+            WEIGHTS=_weights(rows.weights, rows.estimates, rows.dense),
+            ESTIMATES=len(rows.estimates), STEP=1 if h.shape[0] > 1 else 0, ROOT=single, **_types(x.dtype),
+            **division.constants,
+        )  # fmt: skip
     if not single:
         sum_rows(sums, error, division.size)
     if target is not out:
