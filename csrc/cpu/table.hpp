@@ -30,32 +30,6 @@ PF_HD Floats permute(Floats column, const int32_t* rows) {
 }
 #endif
 
-// Numbers column[index[lane]], rounded to the type of the vector: what a compiler makes of the plain loop goes through
-// memory, number by number, and takes three times as long.
-PF_HD void gather(const double* column, const int32_t* index, Floats& to) {
-#if defined(__AVX512F__)
-  const __m512d low = _mm512_i32gather_pd(load<__m256i>(index), column, 8);
-  const __m512d high = _mm512_i32gather_pd(load<__m256i>(index + 8), column, 8);
-  const __m512d halves = _mm512_castpd256_pd512(_mm256_castps_pd(_mm512_cvtpd_ps(low)));
-  to = (Floats)_mm512_insertf64x4(halves, _mm256_castps_pd(_mm512_cvtpd_ps(high)), 1);
-#elif defined(__AVX2__)
-  const __m256d low = _mm256_i32gather_pd(column, load<__m128i>(index), 8);
-  const __m256d high = _mm256_i32gather_pd(column, load<__m128i>(index + 4), 8);
-  to = (Floats)_mm256_insertf128_ps(_mm256_castps128_ps256(_mm256_cvtpd_ps(low)), _mm256_cvtpd_ps(high), 1);
-#else
-  for (int lane = 0; lane < lanes; ++lane) to[lane] = float(column[index[lane]]);
-#endif
-}
-PF_HD void gather(const double* column, const int32_t* index, Doubles& to) {
-#if defined(__AVX512F__)
-  to = (Doubles)_mm512_i32gather_pd(load<__m256i>(index), column, 8);
-#elif defined(__AVX2__)
-  to = (Doubles)_mm256_i32gather_pd(column, load<__m128i>(index), 8);
-#else
-  for (int lane = 0; lane < lanes / 2; ++lane) to[lane] = column[index[lane]];
-#endif
-}
-
 // Coefficients of the terms, inputs first and then draws, of every row.
 template <class Format>
 struct Table {
@@ -75,7 +49,7 @@ struct Table {
       for (int o = 0; o < job.outputs; ++o) {
         for (int t = 0; t < terms; ++t) {
           Wide column[width] = {};
-          for (int row = 0; row < job.groups.count; ++row) column[row] = at(row, o, t);
+          for (int row = 0; row < job.groups.count; ++row) column[row] = Wide(this->column(o, t)[row * step(t)]);
           columns[o][t] = load<Pack>(column);
         }
       }
@@ -87,46 +61,66 @@ struct Table {
     return t < job.inputs ? job.weights + o * job.inputs + t : job.scales + o * job.draws + t - job.inputs;
   }
   PF_HD int64_t step(int t) const { return t < job.inputs ? job.weights_step : job.scales_step; }
-  PF_HD Wide at(int64_t row, int o, int t) const { return Wide(column(o, t)[row * step(t)]); }
 };
 
+// Elements whose coefficients wait in the first-level cache. Behind them is room for the last vector of a run, which
+// is stored whole, to be overwritten by the next run's.
+constexpr int64_t stretch = 128;
 template <class Format>
-PF_HD void load_terms(const Block<Format>& block, int64_t i, typename Format::Pack* x) {
-  for (int k = 0; k < block.inputs; ++k) x[k] = Format::load_pack(block.in[k] + i);
-  for (int d = 0; d < block.draws; ++d) x[block.inputs + d] = Format::widen_normals(block.noise[d] + i);
+struct Expanded {
+  typename Format::Wide weights[max_outputs][max_inputs + max_draws][stretch + Format::width];
+};
+
+// Coefficients of `count` elements: those of the first run begin `skip` elements before.
+template <class Format>
+void expand(const Table<Format>& table, const int32_t* of_runs, int64_t run, int64_t skip, int64_t count,
+            Expanded<Format>& to) {
+  using Wide = typename Format::Wide;
+  using Pack = typename Format::Pack;
+  for (int o = 0; o < table.job.outputs; ++o) {
+    for (int t = 0; t < table.terms; ++t) {
+      const double* column = table.column(o, t);
+      const int64_t step = table.step(t);
+      Wide* weights = to.weights[o][t];
+      if (run == 1) {
+        for (int64_t i = 0; i < count; ++i) weights[i] = Wide(column[of_runs[i] * step]);
+        continue;
+      }
+      for (int64_t i = 0, end = run - skip, at = 0; i < count; ++at, i = end, end += run) {
+        const Pack weight = Wide(column[of_runs[at] * step]) - Pack{};  // minus zero stays what it is
+        const int64_t last = end < count ? end : count;
+        for (int64_t j = i; j < last; j += Format::width) store(weights + j, weight);
+      }
+    }
+  }
 }
 
-// The same sums as mix_any, with row rows[i] of the table for element i.
-template <class Format>
-int mix_table(const Block<Format>& block, const Table<Format>& table, const int32_t* rows, int64_t count) {
+// The same sums as mix_any, with coefficients of every element's own: rows[i] of a table of short columns, or
+// expanded. T terms; 0: any number.
+template <class Format, int T, bool permuted>
+int mix_table(const Block<Format>& block, const Table<Format>& table, const int32_t* rows,
+              const Expanded<Format>& expanded, int64_t count) {
   using Pack = typename Format::Pack;
   using Wide = typename Format::Wide;
   constexpr int width = Format::width;
-  const int terms = table.terms, outputs = block.outputs;
+  const int terms = T > 0 ? T : table.terms, inputs = block.inputs, outputs = block.outputs;
   typename Format::Check check = {};
   uint64_t rest = 0;
   int64_t i = 0;
   for (; i + width <= count; i += width) {
-    Pack x[max_inputs + max_draws];
-    load_terms(block, i, x);
-    int32_t of_weights[width], of_scales[width];
-    for (int lane = 0; lane < width && !table.permuted; ++lane) {
-      of_weights[lane] = rows[i + lane] * int32_t(table.job.weights_step);
-      of_scales[lane] = rows[i + lane] * int32_t(table.job.scales_step);
+    Pack x[T > 0 ? T : max_inputs + max_draws];
+    for (int t = 0; t < terms; ++t) {
+      x[t] = t < inputs ? Format::load_pack(block.in[t] + i) : Format::widen_normals(block.noise[t - inputs] + i);
     }
     for (int o = 0; o < outputs; ++o) {
       Pack sum = {};
-      if constexpr (can_permute<Pack>) {
-        if (table.permuted) {
-          if (terms > 0) sum = x[0] * permute(table.columns[o][0], rows + i);
-          for (int t = 1; t < terms; ++t) sum = sum + x[t] * permute(table.columns[o][t], rows + i);
-          Format::template store_pack<false>(block.out[o] + i, sum, check);
-          continue;
-        }
-      }
       for (int t = 0; t < terms; ++t) {
         Pack weight;
-        gather(table.column(o, t), t < block.inputs ? of_weights : of_scales, weight);
+        if constexpr (permuted) {
+          weight = permute(table.columns[o][t], rows + i);
+        } else {
+          weight = load<Pack>(expanded.weights[o][t] + i);
+        }
         sum = t == 0 ? x[t] * weight : sum + x[t] * weight;
       }
       Format::template store_pack<false>(block.out[o] + i, sum, check);
@@ -134,18 +128,36 @@ int mix_table(const Block<Format>& block, const Table<Format>& table, const int3
   }
   for (; i < count; ++i) {
     Wide x[max_inputs + max_draws];
-    for (int k = 0; k < block.inputs; ++k) x[k] = Format::load_one(block.in[k] + i);
-    for (int d = 0; d < block.draws; ++d) x[block.inputs + d] = Wide(block.noise[d][i]);
+    for (int t = 0; t < terms; ++t) {
+      x[t] = t < inputs ? Format::load_one(block.in[t] + i) : Wide(block.noise[t - inputs][i]);
+    }
     for (int o = 0; o < outputs; ++o) {
       Wide sum = 0;
       for (int t = 0; t < terms; ++t) {
-        const Wide product = x[t] * table.at(rows[i], o, t);
-        sum = t == 0 ? product : sum + product;
+        const Wide weight =
+            permuted ? Wide(table.column(o, t)[rows[i] * table.step(t)]) : expanded.weights[o][t][i];
+        sum = t == 0 ? x[t] * weight : sum + x[t] * weight;
       }
       Format::store_one(block.out[o] + i, sum, rest);
     }
   }
   return ((rest | any_lane(check)) & Format::sign) != 0;
+}
+
+template <class Format>
+using MixTable = int (*)(const Block<Format>&, const Table<Format>&, const int32_t*, const Expanded<Format>&, int64_t);
+
+template <class Format>
+MixTable<Format> choose_mix_table(const Table<Format>& table) {
+  const int terms = table.terms <= 3 ? table.terms : 0;
+  if constexpr (can_permute<typename Format::Pack>) {
+    static constexpr MixTable<Format> by_permutation[] = {mix_table<Format, 0, true>, mix_table<Format, 1, true>,
+                                                          mix_table<Format, 2, true>, mix_table<Format, 3, true>};
+    if (table.permuted) return by_permutation[terms];
+  }
+  static constexpr MixTable<Format> by_memory[] = {mix_table<Format, 0, false>, mix_table<Format, 1, false>,
+                                                   mix_table<Format, 2, false>, mix_table<Format, 3, false>};
+  return by_memory[terms];
 }
 
 }  // namespace pushforward::PF_ISA

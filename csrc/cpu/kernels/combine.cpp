@@ -128,18 +128,23 @@ void rows_of_runs(const Job& job, int64_t first, int64_t count, int64_t* rows) {
   }
 }
 
-// Rows of the tables for elements [first, first + count), at most a chunk.
-void rows_of_elements(const Job& job, int64_t first, int64_t count, int32_t* rows) {
-  const int64_t size = job.groups.run, run = first / size;
-  int64_t of_runs[chunk], skip = first % size;
-  rows_of_runs(job, run, (first + count - 1) / size + 1 - run, of_runs);
-  if (size == 1) {
-    for (int64_t i = 0; i < count; ++i) rows[i] = int32_t(of_runs[i]);
+// Rows of the tables for the runs of at most a stretch of elements; returns how many elements of the first came before.
+int64_t rows_of_stretch(const Job& job, int64_t first, int64_t count, int32_t* of_runs) {
+  const int64_t run = first / job.groups.run, runs = (first + count - 1) / job.groups.run + 1 - run;
+  int64_t wide[stretch];
+  rows_of_runs(job, run, runs, wide);
+  for (int64_t i = 0; i < runs; ++i) of_runs[i] = int32_t(wide[i]);
+  return first % job.groups.run;
+}
+
+// And for each of those elements.
+void expand_rows(const int32_t* of_runs, int64_t run, int64_t skip, int64_t count, int32_t* rows) {
+  if (run == 1) {
+    __builtin_memcpy(rows, of_runs, size_t(count) * sizeof(int32_t));
     return;
   }
-  for (int64_t i = 0, at = 0; i < count; ++at, skip = 0) {
-    const int64_t end = i + size - skip < count ? i + size - skip : count;
-    for (; i < end; ++i) rows[i] = int32_t(of_runs[at]);
+  for (int64_t i = 0, end = run - skip; i < count; ++of_runs, end += run) {
+    for (; i < end && i < count; ++i) rows[i] = *of_runs;
   }
 }
 
@@ -163,8 +168,8 @@ void for_runs(const Job& job, int64_t first, int64_t last, Body&& body) {
 }
 
 // Coefficients come from tables. Long runs take a call of the loop for equal coefficients each; that costs some
-// twenty nanoseconds, as much as looking up the coefficients of this many elements.
-constexpr int64_t long_run = 32;
+// fifteen nanoseconds, as much as giving so many elements coefficients of their own.
+constexpr int64_t long_run = 64;
 
 template <class Format>
 int run_table(const Job& job, int64_t first, int64_t last, Block<Format>& block, Mix<Format> mix) {
@@ -189,10 +194,23 @@ int run_table(const Job& job, int64_t first, int64_t last, Block<Format>& block,
     });
   }
   const Table<Format> table(job);
+  const MixTable<Format> mix_each = choose_mix_table(table);
+  Expanded<Format> expanded;
   return run_chunks(job, first, last, block, [&](int64_t from, int64_t length) {
-    int32_t rows[chunk];
-    rows_of_elements(job, from, length, rows);
-    return mix_table(block, table, rows, length);
+    int some = 0;
+    for (int64_t end = from + length; from < end; from += stretch) {
+      const int64_t count = end - from < stretch ? end - from : stretch;
+      int32_t of_runs[stretch], rows[stretch];
+      const int64_t skip = rows_of_stretch(job, from, count, of_runs);
+      if (table.permuted) {
+        expand_rows(of_runs, job.groups.run, skip, count, rows);
+      } else {
+        expand(table, of_runs, job.groups.run, skip, count, expanded);
+      }
+      some |= mix_each(block, table, rows, expanded, count);
+      block.advance(count);
+    }
+    return some;
   });
 }
 
