@@ -5,7 +5,8 @@
 
 namespace pushforward::PF_ISA {
 
-// A table so short that one vector register holds a column of it is read by a permutation, which costs one cycle.
+// Where every element has a group of its own, a table so short that one vector register holds a column of it is read by
+// a permutation, which costs one cycle.
 template <class Pack>
 constexpr bool can_permute = false;
 
@@ -44,7 +45,7 @@ struct Table {
 
   explicit Table(const Job& job) : job(job), terms(job.inputs + job.draws) {
     if constexpr (can_permute<Pack>) {
-      permuted = job.groups.count <= width;
+      permuted = job.groups.run == 1 && job.groups.count <= width;
       if (!permuted) return;
       for (int o = 0; o < job.outputs; ++o) {
         for (int t = 0; t < terms; ++t) {

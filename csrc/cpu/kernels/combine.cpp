@@ -137,17 +137,6 @@ int64_t rows_of_stretch(const Job& job, int64_t first, int64_t count, int32_t* o
   return first % job.groups.run;
 }
 
-// And for each of those elements.
-void expand_rows(const int32_t* of_runs, int64_t run, int64_t skip, int64_t count, int32_t* rows) {
-  if (run == 1) {
-    __builtin_memcpy(rows, of_runs, size_t(count) * sizeof(int32_t));
-    return;
-  }
-  for (int64_t i = 0, end = run - skip; i < count; ++of_runs, end += run) {
-    for (; i < end && i < count; ++i) rows[i] = *of_runs;
-  }
-}
-
 // Call body(row, first, count) for the runs within elements [first, last).
 template <class Body>
 void for_runs(const Job& job, int64_t first, int64_t last, Body&& body) {
@@ -169,7 +158,7 @@ void for_runs(const Job& job, int64_t first, int64_t last, Body&& body) {
 
 // Coefficients come from tables. Long runs take a call of the loop for equal coefficients each; that costs some
 // fifteen nanoseconds, as much as giving so many elements coefficients of their own.
-constexpr int64_t long_run = 64;
+constexpr int64_t long_run = 32;
 
 template <class Format>
 int run_table(const Job& job, int64_t first, int64_t last, Block<Format>& block, Mix<Format> mix) {
@@ -200,14 +189,10 @@ int run_table(const Job& job, int64_t first, int64_t last, Block<Format>& block,
     int some = 0;
     for (int64_t end = from + length; from < end; from += stretch) {
       const int64_t count = end - from < stretch ? end - from : stretch;
-      int32_t of_runs[stretch], rows[stretch];
+      int32_t of_runs[stretch];
       const int64_t skip = rows_of_stretch(job, from, count, of_runs);
-      if (table.permuted) {
-        expand_rows(of_runs, job.groups.run, skip, count, rows);
-      } else {
-        expand(table, of_runs, job.groups.run, skip, count, expanded);
-      }
-      some |= mix_each(block, table, rows, expanded, count);
+      if (!table.permuted) expand(table, of_runs, job.groups.run, skip, count, expanded);
+      some |= mix_each(block, table, of_runs, expanded, count);
       block.advance(count);
     }
     return some;
