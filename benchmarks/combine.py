@@ -161,6 +161,17 @@ def random_tensors(bench: Benchmark, exponent: int) -> None:
                 repeats=loops,
                 nanoseconds_an_element=lambda row: row["ours"] / shape[1] * 1e9,
             )
+    # In new memory a large tensor costs page faults above all; the numbers alone cost this.
+    out, other, noise = torch.empty(shape), torch.empty(shape), Noise(0, draw)
+    bench.compare(
+        f"normal 2^{exponent} float32 reused output",
+        "normal_",
+        repeated(lambda: combine([], [], out=out, noise=noise, scale=1.0), loops),
+        repeated(lambda: other.normal_(), loops),
+        repeats=loops,
+        nanoseconds_an_element=lambda row: row["ours"] / shape[1] * 1e9,
+    )
+    assert torch.equal(out, normal(shape, seed=0, draw=draw))
 
 
 def benchmark(bench: Benchmark) -> None:
