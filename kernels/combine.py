@@ -66,6 +66,7 @@ def combine(
         >>> both = combine([x, v], [[1, 1], [1, -1]])
         >>> both[1]
         tensor([[-1., -1., -1.]])
+        >>> from pushforward.kernels import Draw, normal
         >>> key = Noise(seed=7, draw=Draw(purpose=1, step=0))
         >>> noisy = combine([x], [1.0], noise=key, scale=2.0)
         >>> torch.equal(noisy, x + 2 * normal((1, 3), seed=7, draw=key.draw))
