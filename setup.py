@@ -80,7 +80,9 @@ class CMakeBuild(build_ext):
 
     def copy_extensions_to_source(self) -> None:
         """Copy what was built beside its package (editable installs); nothing, if nothing was."""
-        self.extensions = [ext for ext in self.extensions if Path(self.get_ext_fullpath(ext.name)).exists()]
+        # Not get_ext_fullpath, which here, in place, would name where the copy is to go.
+        built = [Path(self.build_lib) / self.get_ext_filename(ext.name) for ext in self.extensions]
+        self.extensions = [ext for ext, path in zip(self.extensions, built, strict=True) if path.exists()]
         super().copy_extensions_to_source()
 
 
