@@ -68,14 +68,27 @@ def _triton_missing() -> str | None:
 def _cuda_missing() -> str | None:
     if _native_missing:
         return _native_missing
-    if not hasattr(native_module, "cuda"):
+    if emulating():
+        return None
+    if not native_module.has_cuda():
         return "the compiled module was built without CUDA: nvcc was not found, or PUSHFORWARD_CUDA=off"
-    return None if torch.cuda.is_available() else "no CUDA device"
+    if torch.cuda.is_available():
+        return None
+    return "no CUDA device (PUSHFORWARD_EMULATE_CUDA=1 runs the kernels thread by thread on the CPU, for tests)"
 
 
 def interpreting() -> bool:
     """True if Triton's kernels run in its interpreter, on CPU tensors."""
-    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
+    return _is_on("TRITON_INTERPRET")
+
+
+def emulating() -> bool:
+    """True if the CUDA kernels run on CPU tensors, thread by thread."""
+    return _is_on("PUSHFORWARD_EMULATE_CUDA")
+
+
+def _is_on(variable: str) -> bool:
+    return os.environ.get(variable, "0").lower() in ("1", "true", "on", "yes", "y")
 
 
 @contextmanager
@@ -123,15 +136,15 @@ def chosen_backend(device: str, op: str = "combine") -> str:
     if name is not None:
         check_available(name)
         _load(name)
-        works_on = ("cpu",) if name == "native" or (name == "triton" and interpreting()) else ("cuda",)
-        if name != "reference" and device not in works_on:
-            raise BackendError(f"backend {name}", got=f"a tensor on {device}", expected=f"tensors on {works_on[0]}")
+        works_on = "cpu" if name == "native" or imitated(name) else "cuda"
+        if name != "reference" and device != works_on:
+            raise BackendError(f"backend {name}", got=f"a tensor on {device}", expected=f"tensors on {works_on}")
         if (op, name) not in _table:
             raise BackendError(f"backend {name}", hint=f"It has no {op}; these have: {', '.join(implementing(op))}")
         return name
     state = backends()
     for name in PREFERENCES.get(device, ("reference",)):
-        if name == "triton" and interpreting():  # runs CPU tensors, slowly: only where it is asked for by name
+        if imitated(name):  # runs CPU tensors, slowly: only where it is asked for by name
             continue
         if state[name] == "available":
             _load(name)
@@ -140,6 +153,11 @@ def chosen_backend(device: str, op: str = "combine") -> str:
         elif name == "native":
             _warn_once()
     raise BackendError(f"operation {op}", hint=f"No backend has it for tensors on {device}")
+
+
+def imitated(name: str) -> bool:
+    """True if a backend for GPUs runs on the CPU here, for tests."""
+    return (name == "triton" and interpreting()) or (name == "cuda" and emulating())
 
 
 def implementing(op: str) -> list[str]:
@@ -157,8 +175,9 @@ def implementing(op: str) -> list[str]:
 
 def written() -> dict[str, list[str]]:
     """Every operation and the backends that implement it, available here or not, as far as they can be imported."""
-    if importlib.util.find_spec("triton") is not None:
-        importlib.import_module(".triton", __package__)
+    for name in ("triton", "cuda"):
+        if name == "cuda" or importlib.util.find_spec("triton") is not None:
+            _load(name)
     table: dict[str, list[str]] = {}
     for name in BACKENDS:
         for op, of in _table:
@@ -169,8 +188,8 @@ def written() -> dict[str, list[str]]:
 
 def _load(name: str) -> None:
     """Import the kernels of a backend that is imported only when it is used."""
-    if name == "triton":
-        importlib.import_module(".triton", __package__)
+    if name in ("triton", "cuda"):
+        importlib.import_module(f".{name}", __package__)
 
 
 def implementation(op: str, device: str) -> Callable[..., Any]:

@@ -57,7 +57,7 @@ def uniform(out: Tensor, noise: Noise) -> None:
 def _fill(distribution: int, out: Tensor, noise: Noise) -> None:
     made = out if out.is_contiguous() else torch.empty_like(out, memory_format=torch.contiguous_format)
     keep: list[Tensor | None] = []
-    key = _key(noise, keep)
+    key = key_numbers(noise, "cpu", keep)
     rows, row_size = out.shape[0], out.shape[1:].numel()
     native_module.fill_random(distribution, made.data_ptr(), CODES[out.dtype], rows, row_size, key)
     if made is not out:
@@ -78,7 +78,7 @@ def bind(inputs: Sequence[Tensor | None], parts: Terms, outs: Sequence[Tensor], 
         keep.append(expanded)
         strides = [*(strides or []), expanded.stride()]
         groups = expanded.data_ptr()
-    noises = [_key(noise, keep) for noise in parts.noises]
+    noises = [key_numbers(noise, "cpu", keep) for noise in parts.noises]
     count = len(inputs)
     return native_module.Combination(
         CODES[outs[0].dtype],
@@ -94,10 +94,14 @@ def bind(inputs: Sequence[Tensor | None], parts: Terms, outs: Sequence[Tensor], 
     )
 
 
-def _key(noise: Noise, keep: list[Tensor | None]) -> tuple[int, ...]:
+def key_numbers(noise: Noise, device: torch.device | str, keep: list[Tensor | None]) -> tuple[int, ...]:
+    """The key of a draw for the compiled module, with the address of the samples' ids on a device.
+
+    ``keep`` gets what must live as long as that address is used.
+    """
     samples = 0
     if noise.samples is not None:
-        ids = noise.samples.cpu().contiguous()
+        ids = noise.samples.to(device).contiguous()
         keep.append(ids)
         samples = ids.data_ptr()
     return noise.seed, *noise.draw, samples

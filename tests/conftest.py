@@ -8,6 +8,7 @@ import torch
 from hypothesis import settings
 
 if not torch.cuda.is_available():
+    os.environ.setdefault("PUSHFORWARD_EMULATE_CUDA", "1")  # thread by thread on the CPU
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is decorated, so before any is imported
 
 # No test asserts a time, so none fails for being slow once; on CI the examples are the same in every run.

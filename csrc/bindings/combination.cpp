@@ -8,6 +8,7 @@
 #include "../cpu/layout.hpp"
 #include "../cpu/parallel.hpp"
 #include "module.hpp"
+#include "noise_key.hpp"
 
 namespace pushforward {
 
@@ -252,9 +253,7 @@ Combination::Combination(int dtype, const std::vector<int64_t>& shape, const py:
   }
   for (int o = 0; o < job.outputs; ++o) job.out[o].address = as_address(py::object(outputs[o]).ptr());
   for (int d = 0; d < job.draws; ++d) {
-    const auto key = noises[d].cast<std::tuple<uint64_t, uint32_t, uint32_t, uint32_t, uint32_t, uintptr_t>>();
-    job.noise[d] = {std::get<0>(key), std::get<1>(key), std::get<2>(key), std::get<3>(key),
-                    std::get<4>(key), reinterpret_cast<const int64_t*>(std::get<5>(key))};
+    job.noise[d] = noise_key(noises[d].cast<KeyTuple>());
   }
   job.weights_step = read_rows(weights, job.inputs, bound.weights, job.weights);
   job.scales_step = read_rows(scales, job.draws, bound.scales, job.scales);

@@ -7,6 +7,7 @@
 #include "../cpu/parallel.hpp"
 #include "../cpu/random_job.hpp"
 #include "module.hpp"
+#include "noise_key.hpp"
 #include "tensors.hpp"
 
 namespace pushforward {
@@ -146,10 +147,9 @@ PyMethodDef eager_methods[] = {
 
 // Fill rows * row_size contiguous elements. `key`: seed, purpose, step, stage, attempt, address of the ids or 0.
 void fill_random(int distribution, uintptr_t out, int dtype, int64_t rows, int64_t row_size,
-                 const std::tuple<uint64_t, uint32_t, uint32_t, uint32_t, uint32_t, uintptr_t>& key) {
+                 const KeyTuple& key) {
   RandomJob job{Distribution(distribution), Dtype(dtype), rows, row_size, {}, reinterpret_cast<char*>(out), false};
-  job.key = {std::get<0>(key), std::get<1>(key), std::get<2>(key), std::get<3>(key), std::get<4>(key),
-             reinterpret_cast<const int64_t*>(std::get<5>(key))};
+  job.key = noise_key(key);
   run(job);
 }
 

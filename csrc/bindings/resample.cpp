@@ -2,12 +2,11 @@
 #include "../cpu/resample.hpp"
 
 #include "module.hpp"
+#include "noise_key.hpp"
 #include "tensors.hpp"
 
 namespace pushforward {
 namespace {
-
-using Key = std::tuple<uint64_t, uint32_t, uint32_t, uint32_t, uint32_t, uintptr_t>;
 
 template <class T>
 T* at(uintptr_t address) {
@@ -15,7 +14,7 @@ T* at(uintptr_t address) {
 }
 
 void resample(uintptr_t log_weights, uintptr_t weights, bool wide, int scheme, int64_t rows, int64_t particles,
-              int64_t count, const Key& key, uintptr_t ancestors, uintptr_t maximum, uintptr_t total,
+              int64_t count, const KeyTuple& key, uintptr_t ancestors, uintptr_t maximum, uintptr_t total,
               uintptr_t squares) {
   ResampleJob job{};
   job.log_weights = at<const void>(log_weights);
@@ -25,8 +24,7 @@ void resample(uintptr_t log_weights, uintptr_t weights, bool wide, int scheme, i
   job.rows = rows;
   job.particles = particles;
   job.count = count;
-  job.noise = {std::get<0>(key), std::get<1>(key), std::get<2>(key),
-               std::get<3>(key), std::get<4>(key), at<const int64_t>(std::get<5>(key))};
+  job.noise = noise_key(key);
   job.ancestors = at<int64_t>(ancestors);
   job.maximum = at<double>(maximum);
   job.total = at<int64_t>(total);

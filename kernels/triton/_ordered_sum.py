@@ -7,8 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..device import on_device_of
 from ..ordered_sum import BLOCK
-from ._launch import on_device_of
 
 
 @triton.jit

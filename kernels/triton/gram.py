@@ -5,8 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..device import on_device_of
 from ..dispatch import implements
-from ._launch import on_device_of
 from ._ordered_sum import Division, elements_of, store_sums, sum_rows, tree
 from ._static import StaticCase
 

@@ -10,8 +10,8 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import planes
+from ..device import on_device_of
 from ..dispatch import implements
-from ._launch import on_device_of
 from ._narrow import narrow, widen
 from ._static import StaticCase
 

@@ -6,9 +6,9 @@ import torch
 import triton
 import triton.language as tl
 
+from ..device import on_device_of
 from ..dispatch import implements
 from ..runge_kutta import MAX_DENSE, MAX_ESTIMATES, Rows
-from ._launch import on_device_of
 from ._narrow import narrow
 from ._ordered_sum import Division, elements_of, store_sums, sum_blocks_kernel, sum_rows, tree
 from ._static import StaticCase

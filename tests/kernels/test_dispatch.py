@@ -80,7 +80,10 @@ def test_the_environment_forces_a_backend_which_then_never_falls_back():
 
 
 @pytest.mark.parametrize(("forced", "error"), [("cuda", BackendError), ("fortran", UnknownNameError)])
-def test_a_wrong_name_in_the_environment(forced, error):
+def test_a_wrong_name_in_the_environment(forced, error, monkeypatch):
+    monkeypatch.setenv("PUSHFORWARD_EMULATE_CUDA", "0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(dispatch, "_chosen", {})
     token = dispatch._forced.set(forced)  # as at import
     try:
         with pytest.raises(error, match="backend"):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pushforward.kernels import backend
-from pushforward.kernels.dispatch import implementing, interpreting, native_module
+from pushforward.kernels.dispatch import imitated, implementing, native_module
 
 
 def variants(op: str) -> list[str]:
@@ -18,8 +18,8 @@ def variants(op: str) -> list[str]:
 
 
 def fast_backends(op: str) -> list[str]:
-    """Backends for tests with many or large calls: Triton's interpreter, a thousand times slower, has its own."""
-    return [name for name in implementing(op) if not (name == "triton" and interpreting())]
+    """Backends for tests with many or large calls: the imitations of GPUs, far slower, have tests of their own."""
+    return [name for name in implementing(op) if not imitated(name)]
 
 
 @contextmanager

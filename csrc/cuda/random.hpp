@@ -1,0 +1,57 @@
+// Random numbers inside a thread: blocks of four words of a sample, and what distributions make of them.
+#pragma once
+
+#include "../core/normal.hpp"
+#include "../core/uniform.hpp"
+#include "formats.hpp"
+
+namespace pushforward::PF_ISA {
+
+// Four words: block number `block` of row `row`.
+PF_HD Words<uint32_t> words_at(const NoiseKey& key, int64_t row, int64_t block) {
+  const Draw draw = {uint32_t(key.seed), uint32_t(key.seed >> 32), key.purpose, key.step, key.stage, key.attempt};
+  const uint64_t sample = key.samples ? uint64_t(key.samples[row]) : uint64_t(row);
+  const auto stream = stream_of<OneLane>(draw, uint32_t(sample), uint32_t(sample >> 32));
+  return words_of<OneLane>(draw, stream, uint32_t(block));
+}
+
+struct Normals {
+  using Number = float;
+  static constexpr int of_block = 4;
+  PF_HD static void make(const Words<uint32_t>& words, float* to) {
+    box_muller<OneLane>(words.w[0], words.w[1], to[0], to[1]);
+    box_muller<OneLane>(words.w[2], words.w[3], to[2], to[3]);
+  }
+};
+
+struct Uniforms {
+  using Number = float;
+  static constexpr int of_block = 4;
+  PF_HD static void make(const Words<uint32_t>& words, float* to) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) to[i] = uniform<OneLane>(words.w[i]);
+  }
+};
+
+struct DoubleUniforms {
+  using Number = double;
+  static constexpr int of_block = 2;
+  PF_HD static void make(const Words<uint32_t>& words, double* to) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      to[i] = uniform_double<double>(uint64_t(words.w[2 * i]), uint64_t(words.w[2 * i + 1]));
+    }
+  }
+};
+
+// Elements first ... first + N - 1 of a row; `first` and N are multiples of the block.
+template <class Distribution, int N>
+PF_HD void draw(const NoiseKey& key, int64_t row, int64_t first, typename Distribution::Number (&to)[N]) {
+  constexpr int of_block = Distribution::of_block;
+#pragma unroll
+  for (int i = 0; i < N; i += of_block) {
+    Distribution::make(words_at(key, row, (first + i) / of_block), to + i);
+  }
+}
+
+}  // namespace pushforward::PF_ISA
