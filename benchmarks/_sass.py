@@ -23,9 +23,9 @@ def tools() -> Path:
     return Path(triton.backends.nvidia.__path__[0]) / "bin"
 
 
-def run(*command: object) -> str:
-    """Output of a program; raises with its complaint if it fails."""
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+def run(*command: object, folder: str | None = None) -> str:
+    """Output of a program, run in a folder; raises with its complaint if it fails."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, cwd=folder)
     if done.returncode:
         raise RuntimeError(f"{command[0]}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
@@ -44,11 +44,13 @@ def inspect(cubin: bytes) -> dict[str, Any]:
     if usage is None:
         raise RuntimeError("cuobjdump printed no resource usage")
     registers, stack, shared, local = (int(number) for number in usage.groups())
+    return {"registers": registers, "shared": shared, "local": stack + local} | counts(text)
+
+
+def counts(text: str) -> dict[str, Any]:
+    """What a disassembly does with memory: ``spills``, ``loads``, ``stores``, ``atomics``."""
     loads, stores = accesses(text)
     return {
-        "registers": registers,
-        "shared": shared,
-        "local": stack + local,
         "spills": len(_LOCAL.findall(text)),
         "loads": loads,
         "stores": stores,

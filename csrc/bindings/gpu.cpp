@@ -101,10 +101,17 @@ void gpu_uniform(bool emulated, int dtype, int64_t rows, int64_t row_size, uintp
   run_random(emulated, {job, reinterpret_cast<void*>(stream)});
 }
 
+std::tuple<int64_t, int64_t> emulated_traffic() {
+  int64_t read, written;
+  emulated::take_traffic(read, written);
+  return {read, written};
+}
+
 }  // namespace
 
 PF_BINDINGS(module) {
   module.def("has_cuda", &has_cuda);
+  module.def("emulated_traffic", &emulated_traffic);
   py::class_<PreparedCombination>(module, "GpuCombination")
       .def(py::init<bool, int, int64_t, int64_t, const std::vector<std::optional<uintptr_t>>&,
                     const std::vector<uintptr_t>&, const std::vector<std::vector<double>>&, uintptr_t,

@@ -80,10 +80,10 @@ struct Combine {
       for (int i = 0; i < N; ++i) {
         const int64_t e = i < at.count ? element + i : element;
         const int64_t index = Split(e, outer).quotient * inner + Split(Split(e, run_length).quotient, inner).rest;
-        row[i] = table + groups[index] * size;
+        row[i] = table + scalar(groups + index) * size;
       }
     } else {
-      const Wide* const same = table + (groups ? groups[at.row] : at.row) * size;
+      const Wide* const same = table + (groups ? scalar(groups + at.row) : at.row) * size;
 #pragma unroll
       for (int i = 0; i < N; ++i) row[i] = same;
     }
@@ -99,7 +99,7 @@ struct Combine {
       for (int i = 0; i < N; ++i) {
         Wide w;
         if constexpr (tabled) {
-          w = row[i][o * (inputs + draws) + t];
+          w = scalar(row[i] + o * (inputs + draws) + t);
         } else {
           w = weight[o][t];
         }

@@ -1,7 +1,15 @@
 // What the bindings call: functions that launch kernels on the current device, or emulate them on the host.
 #pragma once
 
+#include <cstdint>
 #include <stdexcept>
+
+namespace pushforward::emulated {
+
+// Bytes of tensors that emulated kernels have read and written since this was last asked.
+void take_traffic(int64_t& read, int64_t& written);
+
+}  // namespace pushforward::emulated
 
 // Within namespace pushforward, PF_GPU_FUNCTION(run_scale, ScaleJob) declares run_scale(const ScaleJob&), which a .cu file
 // defines in the namespace PF_ISA, and defines run_scale(emulated, job), which calls it in one of the two.

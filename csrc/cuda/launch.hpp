@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <utility>
 
 #include "../core/config.hpp"
@@ -55,6 +56,12 @@ void launch(int64_t blocks, const Kernel& kernel, void* stream) {
 }
 
 #else
+
+// Bytes of tensors that emulated kernels have read and written through read() and write().
+struct Traffic {
+  int64_t read, written;
+};
+extern Traffic traffic;
 
 // One phase of all threads of a block, then the next one: what __syncthreads() promises, and no more. Memory of a block
 // starts as bytes of no meaning, as on a device.
@@ -104,31 +111,51 @@ PF_HD void atomic_add(int64_t* to, int64_t number) {
 #endif
 }
 
-// 16 bytes at once. The address must be a multiple of 16, which the host checks and a device dies of.
+// A number that many threads read: the id of a sample, a step size, a coefficient. By the read-only cache, so that it can
+// be told from the accesses to tensors in the machine code.
 template <class T>
-struct alignas(16) Wide128 {
-  static constexpr int count = int(16 / sizeof(T));
-  T v[count];
+PF_HD T scalar(const T* at) {
+#if defined(__CUDA_ARCH__)
+  return __ldg(at);
+#else
+  return *at;
+#endif
+}
+
+// Writes 16 bytes at once: nvcc makes four stores of an assignment.
+PF_HD void store_128(void* to, const uint32_t (&words)[4]) {
+#if defined(__CUDA_ARCH__)
+  __stwb(static_cast<uint4*>(to), make_uint4(words[0], words[1], words[2], words[3]));
+#else
+  memcpy(to, words, sizeof(words));
+#endif
+}
+
+struct alignas(16) Bits128 {
+  uint32_t words[4];
 };
 
-template <class T>
-PF_HD void check_alignment([[maybe_unused]] const T* address) {
-#if !defined(__CUDA_ARCH__) && !defined(__CUDACC__)
-  if (reinterpret_cast<uintptr_t>(address) % 16 != 0) throw std::runtime_error("a misaligned access of 128 bits");
+// Neighbours are read and written 16 bytes at once where `aligned`, which the host checks and a device dies of.
+template <bool aligned, bool is_write>
+PF_HD void account([[maybe_unused]] const void* address, [[maybe_unused]] int64_t bytes) {
+#if !defined(__CUDACC__)
+  if (aligned && reinterpret_cast<uintptr_t>(address) % 16 != 0) {
+    throw std::runtime_error("a misaligned access of 128 bits");
+  }
+  (is_write ? traffic.written : traffic.read) += bytes;
 #endif
 }
 
 // Read or write `count` of N neighbours, at 16 bytes each where `aligned` (all N must be there then).
 template <bool aligned, int N, class T>
 PF_HD void read(const T* from, int count, T (&to)[N]) {
+  account<aligned, false>(from, (count < N ? count : N) * int64_t(sizeof(T)));
   if constexpr (aligned) {
-    constexpr int several = Wide128<T>::count;
-    check_alignment(from);
+    constexpr int several = int(sizeof(Bits128) / sizeof(T));
 #pragma unroll
     for (int i = 0; i < N; i += several) {
-      const Wide128<T> some = *reinterpret_cast<const Wide128<T>*>(from + i);
-#pragma unroll
-      for (int j = 0; j < several; ++j) to[i + j] = some.v[j];
+      const Bits128 bits = *reinterpret_cast<const Bits128*>(from + i);
+      memcpy(to + i, bits.words, sizeof(bits));
     }
   } else {
 #pragma unroll
@@ -138,15 +165,14 @@ PF_HD void read(const T* from, int count, T (&to)[N]) {
 
 template <bool aligned, int N, class T>
 PF_HD void write(T* to, int count, const T (&from)[N]) {
+  account<aligned, true>(to, (count < N ? count : N) * int64_t(sizeof(T)));
   if constexpr (aligned) {
-    constexpr int several = Wide128<T>::count;
-    check_alignment(to);
+    constexpr int several = int(sizeof(Bits128) / sizeof(T));
 #pragma unroll
     for (int i = 0; i < N; i += several) {
-      Wide128<T> some;
-#pragma unroll
-      for (int j = 0; j < several; ++j) some.v[j] = from[i + j];
-      *reinterpret_cast<Wide128<T>*>(to + i) = some;
+      uint32_t words[4];
+      memcpy(words, from + i, sizeof(words));
+      store_128(to + i, words);
     }
   } else {
 #pragma unroll

@@ -10,7 +10,7 @@ namespace pushforward::PF_ISA {
 // Four words: block number `block` of row `row`.
 PF_HD Words<uint32_t> words_at(const NoiseKey& key, int64_t row, int64_t block) {
   const Draw draw = {uint32_t(key.seed), uint32_t(key.seed >> 32), key.purpose, key.step, key.stage, key.attempt};
-  const uint64_t sample = key.samples ? uint64_t(key.samples[row]) : uint64_t(row);
+  const uint64_t sample = key.samples ? uint64_t(scalar(key.samples + row)) : uint64_t(row);
   const auto stream = stream_of<OneLane>(draw, uint32_t(sample), uint32_t(sample >> 32));
   return words_of<OneLane>(draw, stream, uint32_t(block));
 }

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from _sass import accesses, problems
 
+from pushforward.kernels.dispatch import native_module
+
 ROOT = Path(__file__).parents[2]
 pytest.importorskip("triton.backends.nvidia", reason="Triton is not installed")
 
@@ -47,6 +49,16 @@ def test_combine_moves_every_byte_once_in_accesses_of_128_bits(kernels, dtype, s
     assert row["loads"].keys() == row["stores"].keys() == {"128"}
     assert row["bytes"] == 3 * size
     assert row["spills"] == row["local"] == row["fused"] == 0
+
+
+@pytest.mark.skipif(native_module is None or not native_module.has_cuda(), reason="built without CUDA")
+@pytest.mark.parametrize("noise", ["false", "true"])
+@pytest.mark.parametrize("format", ["Float32", "Brain", "Float16"])
+def test_combine_in_cuda_reads_and_writes_128_bits(kernels, format, noise):
+    row = kernels[f"cuda Combine<{format}, 1, {noise}, false, true>"]
+    assert row["loads"].keys() == row["stores"].keys() == {"128"}
+    assert row["spills"] == row["local"] == 0
+    assert noise == "true" or row["fused"] == 0
 
 
 @pytest.mark.parametrize(
