@@ -1,18 +1,39 @@
-"""How near do the GPU kernels come to the bandwidth of the device's memory?
+"""How near do the GPU kernels come to the bandwidth of the device's memory, and how far from torch's are they?
 
 `combine` and random numbers on each GPU backend that is available, against torch on the same device: the eager
-expression, and a copy of as many bytes. Without a CUDA device it only says so; `static_gpu.py` needs none.
+expression, and a copy of as many bytes. Then the other operations at sizes of use, against the torch expressions of
+their own benchmarks, on every backend that has them. Without a CUDA device it only says so; `static_gpu.py` needs none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import discrepancy
+import resample as resampling
+import runge_kutta
+import threshold as thresholding
 import torch
 from _harness import Benchmark, Run, main
 from torch import Tensor
 
-from pushforward.kernels import Draw, Noise, backend, backends, combine, normal, prepare, uniform
+from pushforward.kernels import (
+    Draw,
+    Noise,
+    backend,
+    backends,
+    combine,
+    gather_rows,
+    gram,
+    mmd2,
+    normal,
+    prepare,
+    resample,
+    rk_step,
+    threshold,
+    uniform,
+)
+from pushforward.kernels.dispatch import implementing
 
 WEIGHTS = (0.3, -0.7, 1.1, 0.2, -0.4, 0.9, 0.6)
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
@@ -80,6 +101,62 @@ def random_numbers(bench: Benchmark, name: str, exponent: int, dtype: torch.dtyp
             )
 
 
+def family(bench: Benchmark, name: str) -> None:
+    """Every other operation that the backend has, at one or two sizes."""
+    has = {op for op in ("rk_step", "gram", "resample", "gather_rows", "threshold", "mmd2") if name in implementing(op)}
+    generator = torch.Generator("cuda").manual_seed(0)
+
+    def normals(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.randn(shape, generator=generator, device="cuda", dtype=dtype)
+
+    def compare(op: str, case: str, peer: str, ours: Run, theirs: Run, loops: int = 50) -> None:
+        if op in has:
+            bench.compare(f"{op} {name} {case}", peer, queued(ours, loops), queued(theirs, loops), repeats=loops)
+
+    for batch, size, dtype in ((64, 2**14, torch.float32), (2**16, 2, torch.float64), (64, 2**18, torch.float32)):
+        x, *stages = (normals(batch, size, dtype=dtype) for _ in range(8))
+        h, out = torch.full((batch,), 0.01, dtype=torch.float64, device="cuda"), torch.empty_like(x)
+        column, row = h.to(dtype)[:, None], (runge_kutta.WEIGHTS, runge_kutta.ERROR)
+        compare(
+            "rk_step",
+            f"{batch}x{size} {str(dtype).removeprefix('torch.')}",
+            "eager",
+            lambda x=x, k=stages, h=h, out=out, row=row: rk_step(x, k, h, *row, **runge_kutta.TOLERANCES, out=out),
+            lambda x=x, k=stages, h=column: runge_kutta.expression(x, k, h),
+        )
+    pair = [normals(16, 2**18) for _ in range(2)]
+    compare("gram", "K=2 16x262144", "std, std", lambda: gram(pair), lambda: [x.std(1) for x in pair])
+    log_weights = normals(1, 10**6)
+    weights = log_weights.softmax(1)
+    compare(
+        "resample",
+        "systematic 1x1000000",
+        "torch.multinomial",
+        lambda: resample(log_weights, seed=0, draw=resampling.DRAW),
+        lambda: torch.multinomial(weights, 10**6, replacement=True),
+        loops=5,
+    )
+    state, ancestors = normals(2**14, 3, 32, 32), torch.randint(2**14, (2**14,), device="cuda").sort().values
+    compare("gather_rows", "16384x3x32x32", "indexing", lambda: gather_rows(state, ancestors), lambda: state[ancestors])
+    image = normals(16, 12288)
+    compare(
+        "threshold",
+        "16x12288",
+        "torch.quantile, clamp, divide",
+        lambda: threshold(image, 0.995),
+        lambda: thresholding.quantile(image, 0.995),
+    )
+    points, widths = normals(4000, 64), discrepancy.bandwidths(64)
+    compare(
+        "mmd2",
+        "4000x64",
+        "torch.cdist",
+        lambda: mmd2(points, points, bandwidths=widths),
+        lambda: discrepancy.peer_mmd2(points, points),
+        loops=5,
+    )
+
+
 def benchmark(bench: Benchmark) -> None:
     """All backends, sizes and dtypes."""
     states = backends()
@@ -93,6 +170,7 @@ def benchmark(bench: Benchmark) -> None:
                     for count in (2, 4, 7):
                         sums(bench, name, exponent, count, dtype)
                     random_numbers(bench, name, exponent, dtype)
+            family(bench, name)
 
 
 if __name__ == "__main__":

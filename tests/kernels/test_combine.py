@@ -6,12 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_variants import fast_backends
+from kernel_variants import cpu_backends, fast_backends
 
 from pushforward.kernels import Draw, Noise, backend, combine, normal
-from pushforward.kernels.dispatch import implementing
 
-AVAILABLE, FAST = implementing("combine"), fast_backends("combine")
+AVAILABLE, FAST = cpu_backends("combine"), fast_backends("combine")
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 SHAPES = [(0,), (1,), (7,), (1025,), (3, 0), (1, 1), (5, 3), (2, 1023), (3, 4, 6, 10), (2, 8, 33, 35)]
 LAYOUTS = ["contiguous", "offset", "transposed", "strided", "channels_last", "expanded"]

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from kernel_variants import cpu_backends
 
 from pushforward.errors import ArgumentError, BackendError, DeviceError, DtypeError, ShapeError, UnknownNameError
 from pushforward.kernels import Draw, Noise, backend, combine, normal, prepare
-from pushforward.kernels.dispatch import chosen_backend, implementing
+from pushforward.kernels.dispatch import chosen_backend
 
 x = torch.zeros(2, 3)
 key = Noise(0, Draw(1, 0))
@@ -70,7 +71,7 @@ def test_named_error(error, argument, call):
         call()
 
 
-AVAILABLE = implementing("combine")
+AVAILABLE = cpu_backends("combine")
 
 
 @pytest.mark.parametrize("name", AVAILABLE)

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from kernel_variants import fast_backends
+from kernel_variants import cpu_backends, fast_backends
 
 from pushforward.kernels import Draw, Noise, backend, combine, normal
-from pushforward.kernels.dispatch import implementing
 
-AVAILABLE, FAST = implementing("combine"), fast_backends("combine")
+AVAILABLE, FAST = cpu_backends("combine"), fast_backends("combine")
 DRAW = Draw(purpose=1, step=4, stage=1, attempt=2)
 
 

@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-from kernel_variants import fast_backends
+from kernel_variants import cpu_backends, fast_backends
 from torch.utils.flop_counter import FlopCounterMode
 
 from pushforward.kernels import Draw, Noise, backend, combine, normal
-from pushforward.kernels.dispatch import implementing
 
-AVAILABLE, FAST = implementing("combine"), fast_backends("combine")
+AVAILABLE, FAST = cpu_backends("combine"), fast_backends("combine")
 KEY = Noise(3, Draw(1, 2), torch.tensor([5, 6]))
 
 

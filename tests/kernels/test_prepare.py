@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from kernel_variants import cpu_backends
 
 from pushforward.kernels import Draw, Noise, backend, combine, prepare
-from pushforward.kernels.dispatch import implementing
 
-AVAILABLE = implementing("combine")
+AVAILABLE = cpu_backends("combine")
 
 
 @pytest.mark.parametrize("name", AVAILABLE)

@@ -9,17 +9,22 @@ from pushforward.kernels import backend
 from pushforward.kernels.dispatch import imitated, implementing, native_module
 
 
+def cpu_backends(op: str) -> list[str]:
+    """Backends that run this op on CPU tensors here; those for GPUs only where they are imitated."""
+    return [name for name in implementing(op) if name in ("reference", "native") or imitated(name)]
+
+
 def variants(op: str) -> list[str]:
     """Names for `using`: "reference", "native avx512", "native avx2", "native generic", "triton" ... for this op."""
     names = []
-    for name in implementing(op):
+    for name in cpu_backends(op):
         names += [f"native {isa}" for isa in native_module.instruction_sets()] if name == "native" else [name]
     return names
 
 
 def fast_backends(op: str) -> list[str]:
     """Backends for tests with many or large calls: the imitations of GPUs, far slower, have tests of their own."""
-    return [name for name in implementing(op) if not imitated(name)]
+    return [name for name in cpu_backends(op) if not imitated(name)]
 
 
 @contextmanager
