@@ -18,7 +18,9 @@ pytest.importorskip("triton.backends.nvidia", reason="Triton is not installed")
 def compiled(folder, *options):
     """Rows of the script by name, compiled in a process where Triton does not interpret."""
     file = folder / "rows.json"
-    paths = os.pathsep.join([str(ROOT / "tests" / "support"), os.environ.get("PYTHONPATH", "")])
+    # Where PYTHONSAFEPATH is set, a script's own folder, with what the scripts share, is not on the path.
+    folders = [str(ROOT / "benchmarks"), str(ROOT / "tests" / "support")]
+    paths = os.pathsep.join([*folders, *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = os.environ | {"PYTHONPATH": paths, "TRITON_INTERPRET": "0"}
     command = [sys.executable, str(ROOT / "benchmarks" / "static_gpu.py"), "--json", str(file), *options]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
