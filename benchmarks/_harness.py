@@ -1,7 +1,7 @@
 """What every benchmark script shares: threads, warm-up, alternated order, medians, the table and the JSON file.
 
 A script defines ``benchmark(bench)`` and ends with ``main(benchmark, __doc__)``; it then understands ``--json FILE``,
-``--quick`` and ``--threads N``.
+``--quick``, ``--only CASE`` and ``--threads N``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,14 @@ Run = Callable[[], Any]
 class Benchmark:
     """Collects rows; every peer is timed in the same process, its runs alternating with ours."""
 
-    def __init__(self, *, quick: bool = False) -> None:
-        self.quick = quick
+    def __init__(self, *, quick: bool = False, only: Sequence[str] = ()) -> None:
+        self.quick, self.only = quick, tuple(only)
         self.rows: list[dict[str, Any]] = []
         self.skipped: list[str] = []
+
+    def wants(self, *cases: str) -> bool:
+        """True if one of these cases was asked for; `compare` asks itself, and scripts before they prepare a lot."""
+        return not self.only or any(case.startswith(self.only) for case in cases)
 
     def compare(
         self, case: str, peer: str, ours: Callable[[], Run], theirs: Callable[[], Run], *, repeats: int = 1, **more: Any
@@ -45,6 +49,8 @@ class Benchmark:
             repeats: Operations in one run; times are reported for one operation.
             **more: Further fields of the row; a function is called with the finished row.
         """
+        if not self.wants(case):
+            return
         for prepare in (ours, theirs):  # warm caches, thread pools, compilers
             for _ in range(2):
                 prepare()()
@@ -64,6 +70,17 @@ class Benchmark:
         row |= {"ours_min": min(times[0]), "theirs_min": min(times[1])}
         self.rows.append(row | {key: value(row) if callable(value) else value for key, value in more.items()})
 
+    def alone(self, case: str, seconds: float, why: str, **more: Any) -> None:
+        """Add a row that has no peer.
+
+        Args:
+            case: Algorithm and size.
+            seconds: What ours took.
+            why: What stands in the place of a peer's name.
+            **more: Further fields of the row.
+        """
+        self.rows.append({"case": case, "peer": why, "ours": seconds, "theirs": None, "ratio": None} | more)
+
     def skip(self, line: str) -> None:
         """Say why a peer is not compared."""
         self.skipped.append(line)
@@ -76,7 +93,8 @@ class Benchmark:
         for name in ("ours", "theirs", "ratio"):
             table.add_column(name, justify="right")
         for row in self.rows:
-            table.add_row(row["case"], row["peer"], seconds(row["ours"]), seconds(row["theirs"]), f"{row['ratio']:.2f}")
+            theirs = ("-", "-") if row["ratio"] is None else (seconds(row["theirs"]), f"{row['ratio']:.2f}")
+            table.add_row(row["case"], row["peer"], seconds(row["ours"]), *theirs)
         return table
 
 
@@ -122,10 +140,11 @@ def main(benchmark: Callable[[Benchmark], None], doc: str | None, arguments: lis
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the rows here")
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, and fewer sizes where there are many")
+    parser.add_argument("--only", metavar="CASE", nargs="+", default=[], help="cases that begin like one of these")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    bench = Benchmark(quick=options.quick)
+    bench = Benchmark(quick=options.quick, only=options.only)
     load = os.getloadavg()[0]
     with torch.no_grad():
         benchmark(bench)

@@ -16,6 +16,7 @@ from torch import Tensor
 from pushforward.kernels import Draw, Noise, combine, normal, prepare, uniform
 
 WEIGHTS = (0.3, -0.7, 1.1, 0.2, -0.4, 0.9, 0.6)
+GROUPINGS = ("sample", "token", "pixel", "element")
 
 
 def expression(*inputs: Tensor) -> Tensor:
@@ -41,11 +42,13 @@ def in_place(out: Tensor, *inputs: Tensor) -> Tensor:
 
 def sums(bench: Benchmark, exponent: int, count: int) -> None:
     """Rows of one size and number of inputs."""
-    size = 2**exponent
+    case, size = f"combine K={count} 2^{exponent} float32", 2**exponent
+    if not bench.wants(case, f"prepared {case}"):
+        return
     generator = torch.Generator().manual_seed(exponent)
     inputs = [torch.randn(size, generator=generator) for _ in range(count)]
     weights, out, other = list(WEIGHTS[:count]), torch.empty(size), torch.empty(size)
-    case, loops = f"combine K={count} 2^{exponent} float32", max(1, min(1000, 2**21 // size))
+    loops = max(1, min(1000, 2**21 // size))
     ours = repeated(lambda: combine(inputs, weights, out=out), loops)
 
     exact = expression(*[x.double() for x in inputs])
@@ -79,17 +82,14 @@ def sums(bench: Benchmark, exponent: int, count: int) -> None:
 
 def groups(bench: Benchmark, exponent: int, rows: int) -> None:
     """Two inputs of 64 channels, with coefficients that differ between elements."""
+    if not bench.wants(*[f"combine {rows} groups by {name} 2^{exponent} float32" for name in GROUPINGS]):
+        return
     tokens = 2**exponent // 512
     generator = torch.Generator().manual_seed(exponent)
     x, v = (torch.randn(8, tokens, 64, generator=generator) for _ in range(2))
     table, out = torch.randn(rows, 2, generator=generator, dtype=torch.float64), torch.empty_like(x)
     columns, loops = table.float().unbind(1), max(1, min(1000, 2**20 // x.numel()))
-    for name, shape in (
-        ("sample", (8, 1, 1)),
-        ("token", (8, tokens, 1)),
-        ("pixel", (1, tokens, 64)),
-        ("element", (8, tokens, 64)),
-    ):
+    for name, shape in zip(GROUPINGS, ((8, 1, 1), (8, tokens, 1), (1, tokens, 64), (8, tokens, 64)), strict=True):
         index = torch.randint(rows, shape, generator=generator)
 
         def gathered(index: Tensor = index) -> Tensor:
@@ -105,6 +105,9 @@ def groups(bench: Benchmark, exponent: int, rows: int) -> None:
 
 def short_samples(bench: Benchmark, count: int) -> None:
     """Coefficients by sample, for samples of two elements."""
+    case = f"combine by sample {count}x2 float32"
+    if not bench.wants(case):
+        return
     generator = torch.Generator().manual_seed(count)
     x, v = (torch.randn(count, 2, generator=generator) for _ in range(2))
     table, out = torch.randn(count, 2, generator=generator, dtype=torch.float64), torch.empty_like(x)
@@ -118,12 +121,14 @@ def short_samples(bench: Benchmark, count: int) -> None:
         return first * x + second * v
 
     torch.testing.assert_close(ours(), expression(), rtol=1e-5, atol=1e-5)
-    case = f"combine by sample {count}x2 float32"
     bench.compare(case, "expression", repeated(ours, loops), repeated(expression, loops), repeats=loops)
 
 
 def noisy_steps(bench: Benchmark, exponent: int, dtype: torch.dtype) -> None:
     """Euler-Maruyama: x + h v + g z with fresh z."""
+    case = f"combine euler-maruyama 2^{exponent} {str(dtype)[6:]}"
+    if not bench.wants(case):
+        return
     size, h, g = 2**exponent, 1e-4, 1e-2
     generator = torch.Generator().manual_seed(exponent)
     x, v = (torch.randn(1, size, generator=generator).to(dtype) for _ in range(2))
@@ -131,7 +136,7 @@ def noisy_steps(bench: Benchmark, exponent: int, dtype: torch.dtype) -> None:
     z = normal(x.shape, seed=0, draw=noise.draw)
     exact = x.float() + h * v.float() + g * z
     torch.testing.assert_close(combine([x, v], [1.0, h], out=out, noise=noise, scale=g), exact.to(dtype))
-    case, loops = f"combine euler-maruyama 2^{exponent} {str(dtype)[6:]}", max(1, min(1000, 2**18 // size))
+    loops = max(1, min(1000, 2**18 // size))
     mine, theirs = x.clone(), x.clone()
     in_place = repeated(lambda: combine([mine, v], [1.0, h], out=mine, noise=noise, scale=g), loops)
     fresh = repeated(lambda: combine([x, v], [1.0, h], out=out, noise=noise, scale=g), loops)
@@ -150,9 +155,11 @@ def random_tensors(bench: Benchmark, exponent: int) -> None:
     loops = max(1, min(1000, 2**18 // shape[1]))
     for ours, theirs, mean, variance in ((normal, torch.randn, 0, 1), (uniform, torch.rand, 0.5, 1 / 12)):
         for dtype in (torch.float32, torch.bfloat16 if ours is normal else torch.float64):
+            case = f"{ours.__name__} 2^{exponent} {str(dtype)[6:]}"
+            if not bench.wants(case):
+                continue
             made = ours(shape, seed=0, draw=draw, dtype=dtype).double()
             assert abs(made.mean().item() - mean) < 5 * (variance / shape[1]) ** 0.5
-            case = f"{ours.__name__} 2^{exponent} {str(dtype)[6:]}"
             bench.compare(
                 case,
                 f"torch.{theirs.__name__}",
@@ -161,10 +168,13 @@ def random_tensors(bench: Benchmark, exponent: int) -> None:
                 repeats=loops,
                 nanoseconds_an_element=lambda row: row["ours"] / shape[1] * 1e9,
             )
+    case = f"normal 2^{exponent} float32 reused output"
+    if not bench.wants(case):
+        return
     # In new memory a large tensor costs page faults above all; the numbers alone cost this.
     out, other, noise = torch.empty(shape), torch.empty(shape), Noise(0, draw)
     bench.compare(
-        f"normal 2^{exponent} float32 reused output",
+        case,
         "normal_",
         repeated(lambda: combine([], [], out=out, noise=noise, scale=1.0), loops),
         repeated(lambda: other.normal_(), loops),

@@ -49,14 +49,18 @@ def check(log_weights: Tensor, scheme: str) -> None:
 
 def rows(bench: Benchmark, populations: int, particles: int) -> None:
     """Every scheme at one size."""
+    cases = {scheme: f"resample {scheme} {populations}x{particles} float32" for scheme in RESAMPLING_SCHEMES}
+    if not bench.wants(*cases.values()):
+        return
     generator = torch.Generator().manual_seed(particles)
     log_weights = torch.randn(populations, particles, generator=generator)
     loops = max(1, min(200, 2**16 // (populations * particles)))
     weights = log_weights.softmax(1)
     double = log_weights.double().numpy()
-    for scheme in RESAMPLING_SCHEMES:
+    for scheme, case in cases.items():
+        if not bench.wants(case):
+            continue
         check(log_weights, scheme)
-        case = f"resample {scheme} {populations}x{particles} float32"
         ours = repeated(lambda s=scheme: resample(log_weights, s, seed=0, draw=DRAW), loops)
         draw = repeated(lambda: torch.multinomial(weights, particles, replacement=True), loops)
         bench.compare(case, "torch.multinomial", ours, draw, repeats=loops)

@@ -23,13 +23,15 @@ from pushforward.kernels import (
 
 def particles(bench: Benchmark, count: int, row: tuple[int, ...]) -> None:
     """States of one population."""
+    size = "x".join(str(n) for n in (count, *row)) + " float32"
+    if not bench.wants(f"gather_rows {size}", f"gather_rows in place {size}"):
+        return
     generator = torch.Generator().manual_seed(count)
     state, log_weights = torch.randn(count, *row, generator=generator), torch.randn(1, count, generator=generator)
     ancestors = resample(log_weights, seed=0, draw=Draw(PURPOSE_RESAMPLING, 0)).ancestors[0]
     kept = keep_in_place(ancestors)
     torch.testing.assert_close(gather_rows(state, ancestors), state[ancestors], rtol=0, atol=0)
     torch.testing.assert_close(gather_rows(state.clone(), kept, in_place=True), state[kept], rtol=0, atol=0)
-    size = "x".join(str(n) for n in (count, *row)) + " float32"
     loops = max(1, min(200, 2**18 // state.numel()))
     ours = repeated(lambda: gather_rows(state, ancestors), loops)
     bench.compare(f"gather_rows {size}", "indexing", ours, repeated(lambda: state[ancestors], loops), repeats=loops)

@@ -44,12 +44,15 @@ def in_place(x: Tensor, stages: list[Tensor], h: Tensor, new: Tensor, estimate: 
 
 def steps(bench: Benchmark, batch: int, size: int, dtype: torch.dtype) -> None:
     """Rows of one shape."""
+    case = f"rk_step {batch}x{size} {str(dtype).removeprefix('torch.')}"
+    if not bench.wants(case):
+        return
     generator = torch.Generator().manual_seed(batch)
     x, *stages = (torch.randn(batch, size, generator=generator).to(dtype) for _ in range(8))
     h = 0.01 + 0.1 * torch.rand(batch, generator=generator, dtype=torch.float64)
     column, out = h.to(dtype)[:, None], torch.empty_like(x)
     first, second = torch.empty_like(x), torch.empty_like(x)
-    case, loops = f"rk_step {batch}x{size} {str(dtype).removeprefix('torch.')}", max(1, min(100, 2**18 // x.numel()))
+    loops = max(1, min(100, 2**18 // x.numel()))
 
     def ours() -> RungeKuttaStep:
         return rk_step(x, stages, h, WEIGHTS, ERROR, **TOLERANCES, out=out)
@@ -77,9 +80,12 @@ def steps(bench: Benchmark, batch: int, size: int, dtype: torch.dtype) -> None:
 
 def grams(bench: Benchmark, batch: int, size: int, count: int, dtype: torch.dtype) -> None:
     """Statistics of two branches of guidance (their standard deviations and angle), or of four tensors."""
+    case = f"gram R={count} {batch}x{size} {str(dtype).removeprefix('torch.')}"
+    if not bench.wants(case):
+        return
     generator = torch.Generator().manual_seed(batch)
     tensors = [torch.randn(batch, size, generator=generator).to(dtype) for _ in range(count)]
-    case, loops = f"gram R={count} {batch}x{size} {str(dtype).removeprefix('torch.')}", max(1, 2**18 // (batch * size))
+    loops = max(1, 2**18 // (batch * size))
 
     def einsum() -> tuple[Tensor, Tensor]:
         stacked = torch.stack(tensors, dim=1)

@@ -31,8 +31,10 @@ def kthvalue(x: Tensor, ratio: float) -> Tensor:
 
 def rows(bench: Benchmark, shape: tuple[int, ...], dtype: torch.dtype, ratio: float = 0.995) -> None:
     """One shape."""
-    x = (1.5 * torch.randn(shape, generator=torch.Generator().manual_seed(0))).to(dtype)
     name = f"threshold {'x'.join(map(str, shape))} {str(dtype).removeprefix('torch.')}"
+    if not bench.wants(name):
+        return
+    x = (1.5 * torch.randn(shape, generator=torch.Generator().manual_seed(0))).to(dtype)
     loops = max(1, min(200, 2**21 // x.numel()))
     ours = repeated(lambda: threshold(x, ratio), loops)
     if x[0].numel() <= QUANTILE_LIMIT:

@@ -54,6 +54,10 @@ def synthesis(bands: Tensor, weights: Tensor, *, groups: bool) -> Tensor:
 
 def transforms(bench: Benchmark, name: str, dtype: torch.dtype) -> None:
     """Rows of one filter."""
+    size = f"8x3x512x512 {str(dtype).removeprefix('torch.')}"
+    cases = ("haar2d", "ihaar2d") if name == "haar" else (f"dwt2d {name}", f"idwt2d {name}")
+    if not bench.wants(*[f"{case} {size}" for case in cases]):
+        return
     x = torch.randn(8, 3, 512, 512, generator=torch.Generator().manual_seed(0)).to(dtype)
     weights = bank(name, dtype)
     bands = dwt2d(x, name)
@@ -65,8 +69,6 @@ def transforms(bench: Benchmark, name: str, dtype: torch.dtype) -> None:
     forward = (lambda: haar2d(x)) if name == "haar" else (lambda: dwt2d(x, name))
     backward = (lambda: ihaar2d(bands)) if name == "haar" else (lambda: idwt2d(bands, name))
     torch.testing.assert_close(backward(), x, rtol=tolerance, atol=tolerance)
-    size = f"8x3x512x512 {str(dtype).removeprefix('torch.')}"
-    cases = ("haar2d", "ihaar2d") if name == "haar" else (f"dwt2d {name}", f"idwt2d {name}")
     moved = 2 * x.numel() * x.element_size()
     for groups, peer in ((True, "conv2d, a group a channel"), (False, "conv2d, channels as batch")):
         theirs = repeated(lambda g=groups: analysis(x, weights, groups=g), 1)
@@ -85,12 +87,14 @@ def packages(bench: Benchmark, name: str) -> None:
     except ImportError as error:
         bench.skip(f"PyWavelets: {error}")
         return
+    case = f"dwt2d {name} symmetric 8x3x512x512 float32"
+    if not bench.wants(case):
+        return
     x = torch.randn(8, 3, 512, 512)
     array, bands = x.numpy(), dwt2d(x, name, "symmetric")
     theirs = pywt.dwt2(array, name, mode="symmetric")
     torch.testing.assert_close(bands.low, torch.from_numpy(theirs[0]), rtol=1e-5, atol=1e-5)
     ours = repeated(lambda: dwt2d(x, name, "symmetric"), 1)
-    case = f"dwt2d {name} symmetric 8x3x512x512 float32"
     bench.compare(case, "PyWavelets", ours, repeated(lambda: pywt.dwt2(array, name, mode="symmetric"), 1))
 
 

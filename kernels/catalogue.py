@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -15,7 +16,7 @@ class Entry:
         moved: Bytes moved, for elements of s bytes, as a formula in the sizes that ``formula`` names.
         differentiable: In what, or "no".
         benchmark: Script that measures it.
-        rows: Part of the row's ``case`` that selects its rows in that script's JSON.
+        rows: Beginnings of the ``case`` of its rows in that script's JSON; what the first selects comes first.
     """
 
     op: str
@@ -23,14 +24,14 @@ class Entry:
     moved: str
     differentiable: str
     benchmark: str
-    rows: str
+    rows: tuple[str, ...]
 
 
 entries: dict[str, Entry] = {}
 
 
 def describe(
-    op: str, *, formula: str, moved: str, differentiable: str = "no", benchmark: str, rows: str | None = None
+    op: str, *, formula: str, moved: str, differentiable: str = "no", benchmark: str, rows: Sequence[str] = ()
 ) -> None:
-    """Add an operation to the page."""
-    entries[op] = Entry(op, formula, moved, differentiable, benchmark, op if rows is None else rows)
+    """Add an operation to the page; without ``rows``, with all cases that begin with its name."""
+    entries[op] = Entry(op, formula, moved, differentiable, benchmark, tuple(rows) or (f"{op} ",))

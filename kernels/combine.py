@@ -195,5 +195,10 @@ catalogue.describe(
     moved="(K + O) n s, n elements (and 8 for each group index)",
     differentiable="inputs",
     benchmark="combine.py",
-    rows="combine",
+    rows=(
+        "combine K=4 2^24 float32",
+        "combine euler-maruyama 2^24",
+        "combine 8 groups by token 2^22",
+        "combine by sample 65536x2",
+    ),
 )

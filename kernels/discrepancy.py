@@ -285,6 +285,7 @@ describe(
     moved="(n + m) p s, twice; no matrix of pairs",
     differentiable="x, y",
     benchmark="discrepancy.py",
+    rows=("mmd2 4000x64", "mmd2 and gradient 4000x64", "mmd2 50000x64"),
 )
 describe(
     "energy_distance",
@@ -292,4 +293,5 @@ describe(
     moved="(n + m) p s, twice; no matrix of pairs",
     differentiable="x, y",
     benchmark="discrepancy.py",
+    rows=("energy_distance 4000x64", "energy_distance and gradient 4000x64"),
 )

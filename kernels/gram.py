@@ -134,4 +134,5 @@ catalogue.describe(
     moved="R s B D",
     differentiable="the tensors",
     benchmark="runge_kutta.py",
+    rows=("gram R=2 16x16384 float32", "gram R=4 64x16384 float32"),
 )

@@ -145,12 +145,12 @@ catalogue.describe(
     formula="z[b, e] = Box-Muller of Philox words (seed, samples[b], draw, e)",
     moved="n s written, n elements",
     benchmark="combine.py",
-    rows="normal",
+    rows=("normal 2^24",),
 )
 catalogue.describe(
     "uniform",
     formula="u[b, e] = (Philox word (seed, samples[b], draw, e) + 1/2) / 2^23 cells (2^52 in float64)",
     moved="n s written, n elements",
     benchmark="combine.py",
-    rows="uniform",
+    rows=("uniform 2^24",),
 )

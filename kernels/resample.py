@@ -303,5 +303,5 @@ catalogue.describe(
     moved="N (2 s) + 8 M, read again for every pass over the weights",
     differentiable="log_weights (not through the ancestors)",
     benchmark="resample.py",
-    rows="resample",
+    rows=[f"resample {scheme} 1x1000000" for scheme in RESAMPLING_SCHEMES],
 )

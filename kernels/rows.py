@@ -325,7 +325,7 @@ catalogue.describe(
     moved="2 M D s + 8 M; in place 2 D s for every row that moves",
     differentiable="x (out of place)",
     benchmark="rows.py",
-    rows="gather_rows",
+    rows=("gather_rows 64x", "gather_rows in place 64x", "gather_rows 100000x", "gather_rows in place 100000x"),
 )
 catalogue.describe(
     "gather_tokens",
@@ -333,7 +333,6 @@ catalogue.describe(
     moved="B M (2 C s + 8)",
     differentiable="x",
     benchmark="rows.py",
-    rows="gather_tokens",
 )
 catalogue.describe(
     "scatter_tokens",
@@ -341,5 +340,4 @@ catalogue.describe(
     moved="B N (2 C s + 8); in place B (2 M C s + 8 N)",
     differentiable="base, values",
     benchmark="rows.py",
-    rows="scatter_tokens",
 )

@@ -307,4 +307,5 @@ catalogue.describe(
     moved="(stages + 2 + dense rows) s B D",
     differentiable="x, stages (through the new state and q)",
     benchmark="runge_kutta.py",
+    rows=("rk_step 65536x2 float64", "rk_step 64x16384 float32"),
 )

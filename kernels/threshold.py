@@ -183,4 +183,5 @@ describe(
     moved="4 n s for n elements: three reads, one write",
     differentiable="x (S constant)",
     benchmark="threshold.py",
+    rows=("threshold 16x12288 float32", "threshold 1x3x512x512 float32"),
 )

@@ -213,7 +213,6 @@ catalogue.describe(
     moved=_MOVED,
     differentiable="x",
     benchmark="wavelets.py",
-    rows="haar2d",
 )
 catalogue.describe(
     "ihaar2d", formula="inverse of haar2d", moved=_MOVED, differentiable="all bands", benchmark="wavelets.py"
