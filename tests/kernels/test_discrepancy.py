@@ -7,6 +7,8 @@ import kernel_variants
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pushforward.errors import ArgumentError, DeviceError, DtypeError, ShapeError, UnknownNameError
 from pushforward.kernels import backend, energy_distance, mmd2
@@ -83,6 +85,41 @@ def test_within_the_rounding_bound(kernel, size, features, dtype):
                 value = discrepancy(kernel, x, y, unbiased)
             assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
             assert abs(float(value) - exact) <= bound(kernel, x, y, product=variant == "triton"), variant
+
+
+def laid_out(x, layout):
+    if layout == "offset":
+        return torch.empty(x.numel() + 1, dtype=x.dtype)[1:].view(x.shape).copy_(x)
+    if layout == "transposed":
+        return x.T.contiguous().T
+    if layout == "strided":
+        return x.repeat_interleave(2, 1)[:, ::2]
+    return x
+
+
+@given(
+    kernel=st.sampled_from(list(BANDWIDTHS)),
+    size=st.tuples(*[st.sampled_from([1, 2, 3, 63, 64, 65, 130])] * 2),
+    features=st.sampled_from([1, 2, 7, 16, 33, 64, 65]),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
+    layout=st.sampled_from(["contiguous", "offset", "transposed", "strided"]),
+    unbiased=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=60)
+def test_variants_agree_in_any_shape_layout_and_dtype(kernel, size, features, dtype, layout, unbiased, seed):
+    unbiased = unbiased and min(size) > 1
+    x, y = points(size[0], features, seed, dtype), points(size[1], features, seed + 1, dtype, shift=0.3)
+    with backend("reference"):
+        expected = discrepancy(kernel, x, y, unbiased)
+    values = []
+    for variant in NATIVE:
+        with kernel_variants.using(variant):
+            values.append(discrepancy(kernel, laid_out(x, layout), laid_out(y, layout), unbiased))
+    for value in values:
+        assert torch.equal(value, values[0])
+        assert value.dtype == expected.dtype
+        assert abs(float(value - expected)) <= 2 * bound(kernel, x, y)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from kernel_variants import using, variants
 
 from pushforward.errors import ArgumentError, DtypeError, ShapeError
@@ -32,6 +34,27 @@ def test_every_variant_gives_the_bits_of_the_reference(op, variant, dtype):
                 expected = op(shape, **key)
             with using(variant):
                 assert torch.equal(op(shape, **key), expected)
+
+
+words, parts = st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1)
+
+
+@pytest.mark.parametrize(("op", "variant"), CASES)
+@given(
+    shape=st.lists(st.sampled_from([0, 1, 2, 3, 5, 15, 16, 17, 67]), min_size=1, max_size=3),
+    seed=words,
+    draw=st.builds(Draw, parts, parts, parts, parts),
+    first=st.integers(0, 2**63 - 200),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
+)
+@settings(max_examples=30)
+def test_any_key_and_shape_gives_the_bits_of_the_reference(op, variant, shape, seed, draw, first, dtype):
+    dtype = torch.float64 if op is uniform and dtype.itemsize == 2 else dtype
+    key = {"seed": seed, "draw": draw, "samples": torch.arange(shape[0]) + first, "dtype": dtype}
+    with backend("reference"):
+        expected = op(shape, **key)
+    with using(variant):
+        assert torch.equal(op(shape, **key), expected)
 
 
 @pytest.mark.parametrize("op", [normal, uniform])
