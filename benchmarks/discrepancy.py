@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from _harness import Benchmark, Run, main
@@ -104,7 +105,7 @@ def rows(bench: Benchmark, name: str, count: int, features: int, *, gradient: bo
     x, y = samples(count, features)
     exact = theirs(x.double(), y.double())
     torch.testing.assert_close(ours(x, y).double(), exact, rtol=1e-4, atol=2e-6 * float(1 + exact.abs()))
-    memory = {}
+    memory: dict[str, Any] = {}
     if Path("/proc/self/status").exists():
         mine, peers = (taken(name, which, count, features, gradient)["bytes"] for which in (0, 1))
         memory = {"ours_bytes": mine, "theirs_bytes": peers, "memory": mine / max(1, peers)}

@@ -67,3 +67,12 @@ def test_a_script_measures_only_the_cases_it_is_asked_for():
     bench = Benchmark(quick=True, only=["gather_rows in place 64x"])
     rows.benchmark(bench)
     assert {row["case"] for row in bench.rows} == {"gather_rows in place 64x4x64x64 float32"}
+
+
+def test_a_size_without_a_peer_has_a_row():
+    bench = Benchmark()
+    bench.alone("mmd2 50000x64", 2.0, "none: too large", ours_bytes=3 * 2**20)
+    assert list(bench.table().columns[-1].cells) == ["-"]
+    entry = dataclasses.replace(ENTRIES["mmd2"], rows=("mmd2 4000x64", "mmd2 50000x64"))
+    store = MEASURED | {"rows": {"mmd2": [*selected(ENTRIES["mmd2"], MEASURED["rows"]["mmd2"])[:1], *bench.rows]}}
+    assert "| mmd2 50000x64 | none: too large | 2.00 s |  |  | 3.0 MiB |" in render({"mmd2": entry}, store, WRITTEN)
