@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from ._narrow import narrow, widen
-from ._philox import decode, fine_uniform, normal_of, normals, spread, uniform, words
+from ._philox import decode, fine_uniform, normal_of, normals, sample_of, spread, uniform, words
 
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
 
@@ -27,6 +27,7 @@ def combine_kernel(
     table,
     groups,
     keys,
+    samples,
     status,
     n,
     total,
@@ -34,6 +35,7 @@ def combine_kernel(
     outer,
     run,
     inner,
+    GIVEN: tl.constexpr,
     SHORT: tl.constexpr,
     QUADS: tl.constexpr,
     EACH: tl.constexpr,
@@ -50,6 +52,7 @@ def combine_kernel(
         table: Else [G, O, K + D] coefficients; a row of elements has that of its own number or of ``groups``.
         groups: A group for each row; EACH: for elements ``e``, at ``e // outer * inner + e // run % inner``.
         keys: D keys of normals; rows are then samples.
+        samples: D pointers to their ids.
         status: Where to note that an output is not finite, or None.
         n: Elements of a row.
         total: Elements of all rows.
@@ -57,6 +60,7 @@ def combine_kernel(
         outer: See ``groups``.
         run: See ``groups``.
         inner: See ``groups``.
+        GIVEN: D flags: a sample's id is not its number, but in ``samples``.
         SHORT: A program has many rows instead.
         QUADS: Rows begin with a block of four random numbers (n is a multiple of four, if SHORT).
         EACH: See ``groups``.
@@ -79,16 +83,20 @@ def combine_kernel(
 
     x = [widen(tl.load(pointer + at, inside, 0), WIDE) for pointer in inputs]
     if len(keys) > 0:
-        if not SHORT:
-            quad = (program % chunks).to(tl.int64) * (BLOCK // 4) + quads
-            x = x + [spread(normals(key, row, quad.to(tl.uint32), True)).to(WIDE) for key in keys]
-        elif QUADS:
+        if SHORT and QUADS:
             quad = program.to(INDEX) * (BLOCK // 4) + quads
             of = quad // (n // 4)
+            at_quad, in_rows = of.to(tl.int64), quad < total // 4
             block = (quad - of * (n // 4)).to(tl.uint32)
-            x = x + [spread(normals(key, of.to(tl.int64), block, quad < total // 4)).to(WIDE) for key in keys]
-        else:
-            x = x + [normal_of(key, row, element, inside).to(WIDE) for key in keys]
+        elif not SHORT:
+            at_quad, in_rows = row, True
+            block = ((program % chunks).to(tl.int64) * (BLOCK // 4) + quads).to(tl.uint32)
+        for d in tl.static_range(len(keys)):
+            if SHORT and not QUADS:
+                z = normal_of(keys[d], sample_of(samples[d], row, inside, GIVEN[d]), element)
+            else:
+                z = spread(normals(keys[d], sample_of(samples[d], at_quad, in_rows, GIVEN[d]), block))
+            x = x + [z.to(WIDE)]  # noqa: RUF005  (Triton knows no starred lists)
 
     if table is not None:
         if EACH:
@@ -129,7 +137,7 @@ def number(numbers, index: tl.constexpr, WIDE: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["chunks"])
-def uniform_kernel(out, key, n, total, chunks, SHORT: tl.constexpr, BLOCK: tl.constexpr):
+def uniform_kernel(out, key, samples, n, total, chunks, GIVEN: tl.constexpr, SHORT: tl.constexpr, BLOCK: tl.constexpr):
     """Uniform numbers, in rows of ``n`` with ``chunks`` programs each; SHORT: many rows in a program."""
     program = tl.program_id(0)
     fine: tl.constexpr = out.dtype.element_ty == tl.float64  # two words each
@@ -137,22 +145,23 @@ def uniform_kernel(out, key, n, total, chunks, SHORT: tl.constexpr, BLOCK: tl.co
         at = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
         inside = at < total
         row = at // n
-        element = at - row * n
+        element, sample = at - row * n, sample_of(samples, row, inside, GIVEN)
         if fine:
-            w0, w1, w2, w3 = words(key, row, (element >> 1).to(tl.uint32), inside)
+            w0, w1, w2, w3 = words(key, sample, (element >> 1).to(tl.uint32))
             second = (element & 1) != 0
             value = fine_uniform(tl.where(second, w2, w0), tl.where(second, w3, w1))
         else:
-            w0, w1, w2, w3 = words(key, row, (element >> 2).to(tl.uint32), inside)
+            w0, w1, w2, w3 = words(key, sample, (element >> 2).to(tl.uint32))
             second, odd = (element & 2) != 0, (element & 1) != 0
             value = uniform(tl.where(odd, tl.where(second, w3, w1), tl.where(second, w2, w0)))
     else:
         row, start = (program // chunks).to(tl.int64), (program % chunks).to(tl.int64) * BLOCK
         at, inside = row * n + start + tl.arange(0, BLOCK), start + tl.arange(0, BLOCK) < n
+        sample = sample_of(samples, row, True, GIVEN)
         if fine:
-            w0, w1, w2, w3 = words(key, row, (start // 2 + tl.arange(0, BLOCK // 2)).to(tl.uint32), True)
+            w0, w1, w2, w3 = words(key, sample, (start // 2 + tl.arange(0, BLOCK // 2)).to(tl.uint32))
             value = tl.interleave(fine_uniform(w0, w1), fine_uniform(w2, w3))
         else:
-            w0, w1, w2, w3 = words(key, row, (start // 4 + tl.arange(0, BLOCK // 4)).to(tl.uint32), True)
+            w0, w1, w2, w3 = words(key, sample, (start // 4 + tl.arange(0, BLOCK // 4)).to(tl.uint32))
             value = spread((uniform(w0), uniform(w1), uniform(w2), uniform(w3)))
     tl.store(out + at, value, inside)

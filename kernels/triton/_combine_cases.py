@@ -7,7 +7,7 @@ from typing import Any
 import triton.language as tl
 
 from ._combine import OPTIONS, block_elements, combine_kernel, uniform_kernel
-from ._philox import KEY_TYPE, KEY_TYPE_WITH_SAMPLES
+from ._philox import KEY_TYPE
 from ._static import StaticCase
 
 # Triton's name, and bytes
@@ -73,11 +73,13 @@ def combination(
         "numbers": numbers,
         "table": "*" + wide if table else None,
         "groups": "*i64" if "group" in table else None,
-        "keys": ((KEY_TYPE_WITH_SAMPLES if samples else KEY_TYPE),) * draws,
+        "keys": (KEY_TYPE,) * draws,
+        "samples": ("*i64" if samples else "*" + kind,) * draws,
         "status": "*i32" if status else None,
         **dict.fromkeys(("n", "total", "chunks", "outer", "run", "inner"), integers),
     }
     constants = {
+        "GIVEN": (samples,) * draws,
         "SHORT": short,
         "QUADS": quads,
         "EACH": table == "group of element",
@@ -107,9 +109,10 @@ def uniforms(dtype: str, *, short: bool = False, quick: bool = False) -> StaticC
     return StaticCase(
         name=f"uniform{', short rows' if short else ''} {dtype}",
         kernel=uniform_kernel,
-        signature={"out": "*" + kind, "key": KEY_TYPE, "n": "i32", "total": "i32", "chunks": "i32"}
-        | {"SHORT": "constexpr", "BLOCK": "constexpr"},
-        constants={"SHORT": short, "BLOCK": block},
+        signature={"out": "*" + kind, "key": KEY_TYPE, "samples": "*" + kind}
+        | dict.fromkeys(("n", "total", "chunks"), "i32")
+        | dict.fromkeys(("GIVEN", "SHORT", "BLOCK"), "constexpr"),
+        constants={"GIVEN": False, "SHORT": short, "BLOCK": block},
         aligned=("out", "n", "total"),
         elements=block,
         minimum=size,

@@ -6,9 +6,11 @@ rounds twice.
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from ..noise import Noise
 from ..philox import COS, KEY_STEPS, LN2_HIGH, LN2_LOW, LOG, MULTIPLIERS, SIN, SQRT_HALF_BITS
@@ -38,16 +40,22 @@ def decode(argument):
     return (argument >> 1).to(tl.uint32)
 
 
-def key_arguments(noise: Noise, device: torch.device) -> tuple[object, ...]:
-    """The key of a draw as one argument of a kernel: six encoded words, and the samples' ids (or None)."""
-    numbers = (noise.seed & 0xFFFFFFFF, noise.seed >> 32, *noise.draw)
-    samples = None if noise.samples is None else noise.samples.to(device).contiguous()
-    return *[encode(number) for number in numbers], samples
+def key_arguments(noise: Noise) -> tuple[int, ...]:
+    """The key of a draw, without its samples' ids, as one argument of a kernel: six encoded words."""
+    return tuple(encode(number) for number in (noise.seed & 0xFFFFFFFF, noise.seed >> 32, *noise.draw))
 
 
-# The type of such an argument, for `StaticCase`, without and with ids.
-KEY_TYPE = ("i64",) * 6 + (None,)
-KEY_TYPE_WITH_SAMPLES = ("i64",) * 6 + ("*i64",)
+def sample_arguments(noises: Sequence[Noise], blank: Tensor) -> tuple[tuple[Tensor, ...], tuple[bool, ...]]:
+    """The samples' ids of each draw on the device of ``blank``, which stands for those not given; and which are given.
+
+    Not None: Triton 3.6 does not compile a None within a tuple of tuples.
+    """
+    ids = [noise.samples for noise in noises]
+    tensors = tuple(blank if x is None else x.to(blank.device).contiguous() for x in ids)
+    return tensors, tuple(x is not None for x in ids)
+
+
+KEY_TYPE = ("i64",) * 6  # the type of a key, for `StaticCase`
 
 
 @triton.jit
@@ -62,18 +70,22 @@ def philox(c0, c1, c2, c3, k0, k1):
 
 
 @triton.jit
-def words(key, row, block, inside):
-    """The words of elements ``4 block ... 4 block + 3`` of a row.
+def sample_of(samples, row, inside, GIVEN: tl.constexpr):
+    """Ids of rows, int64: their numbers, or ``samples[row]`` if they are GIVEN; ``inside``: where ``row`` is one."""
+    if GIVEN:
+        row = tl.load(samples + row, inside, 0)
+    return row
+
+
+@triton.jit
+def words(key, sample, block):
+    """The words of elements ``4 block ... 4 block + 3`` of samples.
 
     Args:
         key: As `key_arguments` makes it.
-        row: int64, the row of the batch; its sample's id is itself, or ``samples[row]``.
-        block: uint32, of the shape of ``row`` if that is not a scalar.
-        inside: Where ``row`` is one, of its shape.
+        sample: int64, ids.
+        block: uint32, of the shape of ``sample`` if that is not a scalar.
     """
-    sample = row
-    if key[6] is not None:
-        sample = tl.load(key[6] + row, inside, 0)
     low, high = sample.to(tl.uint32), (sample >> 32).to(tl.uint32)
     stream = philox(low, high, decode(key[2]), decode(key[4]), decode(key[0]), decode(key[1]))
     zero = block ^ block
@@ -87,18 +99,18 @@ def spread(four):
 
 
 @triton.jit
-def normals(key, row, block, inside):
-    """The normals of elements ``4 block ... 4 block + 3`` of a row, each of the shape of ``block``, float32."""
-    w0, w1, w2, w3 = words(key, row, block, inside)
+def normals(key, sample, block):
+    """The normals of elements ``4 block ... 4 block + 3`` of samples, each of the shape of ``block``, float32."""
+    w0, w1, w2, w3 = words(key, sample, block)
     z0, z1 = box_muller(w0, w1)
     z2, z3 = box_muller(w2, w3)
     return z0, z1, z2, z3
 
 
 @triton.jit
-def normal_of(key, row, element, inside):
+def normal_of(key, sample, element):
     """The normals of single elements: for rows too short or too odd for whole blocks."""
-    w0, w1, w2, w3 = words(key, row, (element >> 2).to(tl.uint32), inside)
+    w0, w1, w2, w3 = words(key, sample, (element >> 2).to(tl.uint32))
     second = (element & 2) != 0
     x, y = box_muller(tl.where(second, w2, w0), tl.where(second, w3, w1))
     return tl.where((element & 1) != 0, y, x)

@@ -17,14 +17,15 @@ from ..dispatch import implements, interpreting
 from ..noise import Noise
 from ._combine import OPTIONS, block_elements, combine_kernel, uniform_kernel
 from ._combine_cases import static_cases as static_cases
-from ._philox import encode, key_arguments
+from ._philox import encode, key_arguments, sample_arguments
 
 
 def bind(parts: Terms, like: Tensor) -> Run:
     """Everything but the tensors: coefficients on the device, and how elements are divided over programs."""
     division = Division(parts, like)
     count = parts.weights.shape[-1] if isinstance(parts.weights, Tensor) else len(parts.weights[0])
-    keys = tuple(key_arguments(noise, like.device) for noise in parts.noises)
+    keys = tuple(key_arguments(noise) for noise in parts.noises)
+    samples, given = sample_arguments(parts.noises, like)
     numbers = ()
     if division.table is None:
         flat = [c for weights, scales in zip(parts.weights, parts.scales, strict=True) for c in (*weights, *scales)]
@@ -36,6 +37,7 @@ def bind(parts: Terms, like: Tensor) -> Run:
     chunks = triton.cdiv(n, block)
     programs = triton.cdiv(total, block) if short else rows * chunks
     constants = {
+        "GIVEN": given,
         "SHORT": short,
         "QUADS": not short or n % 4 == 0,
         "EACH": division.each,
@@ -49,7 +51,7 @@ def bind(parts: Terms, like: Tensor) -> Run:
             return
         with on_device_of(outs[0]):
             combine_kernel[(programs,)](
-                tuple(inputs), tuple(outs), numbers, division.table, division.groups, keys, status,
+                tuple(inputs), tuple(outs), numbers, division.table, division.groups, keys, samples, status,
                 n, total, chunks, division.outer, division.run, division.inner, **constants, **OPTIONS,
             )  # fmt: skip
 
@@ -84,9 +86,11 @@ def uniform(out: Tensor, noise: Noise) -> None:
     short = rows > 1 and 2 * n < block
     chunks = triton.cdiv(n, block)
     programs = triton.cdiv(total, block) if short else rows * chunks
-    key = key_arguments(noise, out.device)
+    (samples,), (given,) = sample_arguments([noise], out)
     with on_device_of(out):
-        uniform_kernel[(programs,)](out, key, n, total, chunks, SHORT=short, BLOCK=block, **OPTIONS)
+        uniform_kernel[(programs,)](
+            out, key_arguments(noise), samples, n, total, chunks, GIVEN=given, SHORT=short, BLOCK=block, **OPTIONS
+        )
 
 
 def block_size(like: Tensor, terms: int) -> int:
