@@ -1,20 +1,44 @@
-#include "../cpu/runge_kutta.hpp"
+#include "runge_kutta.hpp"
 
 #include <algorithm>
 #include <vector>
 
 #include "../cpu/parallel.hpp"
+#include "../cpu/runge_kutta.hpp"
 #include "module.hpp"
 #include "tensors.hpp"
 
 namespace pushforward {
+
+StepRows step_rows(const py::tuple& rows, size_t stages, int estimates, size_t dense, double rtol, double atol) {
+  if (stages > max_stages || estimates < 1 || estimates > max_estimates || dense > max_dense ||
+      rows.size() != 1 + size_t(estimates) + dense) {
+    throw py::value_error("too many stages or rows");
+  }
+  StepRows tableau{};
+  tableau.stages = int(stages);
+  tableau.estimates = estimates;
+  tableau.rows = int(rows.size());
+  tableau.rtol = rtol;
+  tableau.atol = atol;
+  for (int r = 0; r < tableau.rows; ++r) {
+    const py::tuple row = rows[r];
+    if (row.size() != stages) throw py::value_error("a weight for each stage");
+    for (int s = 0; s < tableau.stages; ++s) {
+      const double weight = as_double(py::object(row[s]).ptr());
+      tableau.weight[r][s] = weight;
+      tableau.used[s] |= uint32_t(weight != 0) << r;
+    }
+  }
+  return tableau;
+}
+
 namespace {
 
 // Below this many elements a thread, waking another one costs more than it saves.
 constexpr int64_t least_elements = 4096;
 
-// Tensors are contiguous [rows, row_size], checked in Python. `tableau`: the rows of weights, one tuple each, of which
-// `estimates` follow the first.
+// Tensors are contiguous [rows, row_size], checked in Python. `tableau`: see step_rows.
 void rk_step(int dtype, int64_t rows, int64_t row_size, py::handle x, const py::list& stages, py::handle h,
              int64_t h_step, const py::tuple& tableau, int estimates, double rtol, double atol, py::handle out,
              const py::list& dense, py::handle error) {
@@ -22,28 +46,8 @@ void rk_step(int dtype, int64_t rows, int64_t row_size, py::handle x, const py::
   job.dtype = Dtype(dtype);
   job.rows = rows;
   job.row_size = row_size;
-  job.tableau.stages = int(stages.size());
-  job.tableau.estimates = estimates;
-  job.tableau.rows = int(tableau.size());
-  job.tableau.rtol = rtol;
-  job.tableau.atol = atol;
-  if (job.tableau.stages > max_stages || estimates < 1 || estimates > max_estimates ||
-      job.tableau.rows != 1 + estimates + int(dense.size()) || int(dense.size()) > max_dense) {
-    throw py::value_error("too many stages or rows");
-  }
-  for (int s = 0; s < job.tableau.stages; ++s) {
-    job.stage[s] = as_address(py::object(stages[s]).ptr());
-    job.tableau.used[s] = 0;
-  }
-  for (int r = 0; r < job.tableau.rows; ++r) {
-    const py::tuple row = tableau[r];
-    if (int(row.size()) != job.tableau.stages) throw py::value_error("a weight for each stage");
-    for (int s = 0; s < job.tableau.stages; ++s) {
-      const double weight = as_double(py::object(row[s]).ptr());
-      job.tableau.weight[r][s] = weight;
-      job.tableau.used[s] |= uint32_t(weight != 0) << r;
-    }
-  }
+  job.tableau = step_rows(tableau, stages.size(), estimates, dense.size(), rtol, atol);
+  for (int s = 0; s < job.tableau.stages; ++s) job.stage[s] = as_address(py::object(stages[s]).ptr());
   job.x = as_address(x.ptr());
   job.out = as_address(out.ptr());
   for (int j = 0; j < int(dense.size()); ++j) job.dense[j] = as_address(py::object(dense[j]).ptr());

@@ -169,8 +169,6 @@ struct Combine {
   }
 };
 
-bool is_aligned(const void* address) { return reinterpret_cast<uintptr_t>(address) % 16 == 0; }
-
 template <class Kernel>
 void start(const GpuCombination& job) {
   const Kernel kernel(job);

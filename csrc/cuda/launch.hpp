@@ -135,13 +135,13 @@ struct alignas(16) Bits128 {
   uint32_t words[4];
 };
 
+inline bool is_aligned(const void* address) { return reinterpret_cast<uintptr_t>(address) % 16 == 0; }
+
 // Neighbours are read and written 16 bytes at once where `aligned`, which the host checks and a device dies of.
 template <bool aligned, bool is_write>
 PF_HD void account([[maybe_unused]] const void* address, [[maybe_unused]] int64_t bytes) {
 #if !defined(__CUDACC__)
-  if (aligned && reinterpret_cast<uintptr_t>(address) % 16 != 0) {
-    throw std::runtime_error("a misaligned access of 128 bits");
-  }
+  if (aligned && !is_aligned(address)) throw std::runtime_error("a misaligned access of 128 bits");
   (is_write ? traffic.written : traffic.read) += bytes;
 #endif
 }

@@ -125,7 +125,7 @@ def test_fake_and_meta_tensors():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", ["triton", "cuda"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("shape", [(513, 2), (341, 3), (9, 127), (4, 3, 64, 64), (2, 2**20 + 2000)])
+@pytest.mark.parametrize("shape", [(513, 2), (341, 3), (9, 127), (5, 1025), (4, 3, 64, 64), (2, 2**20 + 2000)])
 def test_on_a_device(name, dtype, shape):
     tensors = [torch.randn(shape, generator=torch.Generator().manual_seed(i)).to(dtype) for i in range(8)]
     h = torch.rand(shape[0], dtype=torch.float64)
