@@ -272,12 +272,11 @@ struct SumBlocks {
 
 void sum_blocks(const GpuStep& job, int64_t count) {
   const int64_t lists = job.rows * job.tableau.estimates;
-  double *from = job.scratch, *other = job.scratch + lists * count;
+  double* from = job.scratch;
   while (count > 1) {
     const int64_t blocks = ceil_division(count, sum_block);
-    double* const to = blocks == 1 ? job.error : other;
+    double* const to = blocks == 1 ? job.error : from + lists * count;
     launch(lists * blocks, SumBlocks{from, count, blocks, job.row_size, to}, job.stream);
-    other = from;
     from = to;
     count = blocks;
   }

@@ -22,10 +22,11 @@ struct GpuStep {
   void* stream;
 };
 
-// Numbers that a step needs room for: sums of blocks, where rows have several, and sums of blocks of those.
+// Numbers that a step needs room for: sums of blocks, where rows have several, then sums of blocks of those, and so on.
 inline int64_t step_scratch(int64_t rows, int64_t row_size, int estimates) {
-  const int64_t blocks = (row_size + sum_block - 1) / sum_block;
-  return blocks <= 1 ? 0 : rows * estimates * (blocks + (blocks + sum_block - 1) / sum_block);
+  int64_t total = 0, count = row_size;
+  while ((count = (count + sum_block - 1) / sum_block) > 1) total += count;
+  return rows * estimates * total;
 }
 
 PF_GPU_FUNCTION(run_step, GpuStep)

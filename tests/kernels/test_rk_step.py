@@ -10,6 +10,7 @@ from kernel_variants import using, variants
 from scipy.integrate import DOP853, RK45
 
 from pushforward.kernels import backend, rk_step
+from pushforward.kernels.dispatch import native_module
 from pushforward.kernels.ordered_sum import ordered_sum
 
 VARIANTS = variants("rk_step")
@@ -148,6 +149,26 @@ def test_at_the_bounds_of_blocks(variant, dtype, size):
                 expected = run(problem)
             with using(variant):
                 assert_same(run(problem), expected)
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v not in ("reference", "triton")])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("odd", range(4))
+def test_one_tensor_beside_the_bounds_of_vectors(variant, dtype, odd):
+    x, *stages, out = (make((2, 1024), dtype, k, "offset" if k == odd else "contiguous") for k in range(4))
+    problem = (x, stages, 0.1, [[0.5, -1.0], [1e-3, 1e-2]], 1, {"rtol": 1e-3, "atol": 1e-3})
+    with backend("reference"):
+        expected = run(problem)
+    with using(variant):
+        step = run(problem, out=out)
+    assert_same(step, expected)
+
+
+@pytest.mark.skipif("cuda" not in VARIANTS, reason="there are no CUDA kernels")
+def test_room_for_sums_of_blocks_of_blocks_of_blocks():
+    """That many elements are too many for a test of the kernel."""
+    assert [native_module.gpu_rk_step_scratch(3, size, 2) for size in (1, 1024, 1025)] == [0, 0, 12]
+    assert native_module.gpu_rk_step_scratch(1, 2**30 + 1, 1) == (2**20 + 1) + (2**10 + 1) + 2
 
 
 @pytest.mark.slow
