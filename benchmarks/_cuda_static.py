@@ -13,7 +13,7 @@ import _sass
 _FUNCTION = re.compile(r" Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 _SECTION = re.compile(r"^\s*\.section\s+\.text\.([^,\s]+)", re.MULTILINE)
 _FUSED = re.compile(r"\b[FDH]FMA\b")
-_SCALAR = re.compile(r"\bLDG\S*\.CONSTANT\b.*")  # launch.hpp reads numbers that many threads share this way
+_SCALAR = re.compile(r"\b(?:LDG\S*\.CONSTANT|STG\S*\.EF)\b.*")  # launch.hpp's scalar() and store_scalar()
 
 
 def rows() -> list[dict[str, Any]]:

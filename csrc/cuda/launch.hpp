@@ -122,6 +122,16 @@ PF_HD T scalar(const T* at) {
 #endif
 }
 
+// A number that a block makes of many: its sum, an error norm. As one that will not be read again soon, to be told from
+// the accesses to tensors.
+PF_HD void store_scalar(double* at, double number) {
+#if defined(__CUDA_ARCH__)
+  __stcs(at, number);
+#else
+  *at = number;
+#endif
+}
+
 // Writes 16 bytes at once: nvcc makes four stores of an assignment.
 PF_HD void store_128(void* to, const uint32_t (&words)[4]) {
 #if defined(__CUDA_ARCH__)

@@ -111,7 +111,12 @@ struct Step {
       read<true>(from + thread * N, N, to);
     } else {
 #pragma unroll
-      for (int i = 0; i < N; ++i) to[i] = element(thread, i) < count ? from[element(thread, i)] : Stored{};
+      for (int i = 0; i < N; ++i) {
+        to[i] = Stored{};
+        if (element(thread, i) >= count) continue;
+        to[i] = from[element(thread, i)];
+        account<false, false>(from, sizeof(Stored));
+      }
     }
   }
 
@@ -133,7 +138,9 @@ struct Step {
     } else {
 #pragma unroll
       for (int i = 0; i < N; ++i) {
-        if (element(thread, i) < count) to[element(thread, i)] = stored[i];
+        if (element(thread, i) >= count) continue;
+        to[element(thread, i)] = stored[i];
+        account<false, true>(to, sizeof(Stored));
       }
     }
   }
@@ -141,7 +148,7 @@ struct Step {
   PF_HD void make_coefficients(const Tile& tile, int thread, Shared& shared) const {
     if (thread >= stages * R) return;
     const int s = thread / R, r = thread % R;
-    shared.coefficient[s][r] = step_coefficient<Wide>(h[tile.row * h_step], weight[s][r]);
+    shared.coefficient[s][r] = step_coefficient<Wide>(scalar(h + tile.row * h_step), weight[s][r]);
   }
 
   // The terms of a few stages, which are all on their way from memory before the first one is needed.
@@ -177,7 +184,7 @@ struct Step {
 #pragma unroll
       for (int i = 0; i < N; ++i) {
         const unsigned row = unsigned(element(thread, i)) / unsigned(tile.count);
-        step[i] = element(thread, i) < count ? h[(tile.row + row) * h_step] : 0;
+        step[i] = element(thread, i) < count ? scalar(h + (tile.row + row) * h_step) : 0;
       }
     }
     Stored stored[N];
@@ -207,9 +214,9 @@ struct Step {
   PF_HD void put_sum(const Tile& tile, int row, int e, double sum) const {
     const int64_t at = (tile.row + row) * estimates + e;
     if (tiles.blocks == 1) {
-      error[at] = error_norm(sum, tiles.row_size);
+      store_scalar(error + at, error_norm(sum, tiles.row_size));
     } else {
-      sums[at * tiles.blocks + tile.block] = sum;
+      store_scalar(sums + at * tiles.blocks + tile.block, sum);
     }
   }
 

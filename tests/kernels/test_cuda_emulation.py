@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from pushforward.kernels import Draw, Noise, backend, combine, uniform
+from pushforward.kernels import Draw, Noise, backend, combine, rk_step, uniform
 from pushforward.kernels.dispatch import emulating, native_module
 
 pytestmark = pytest.mark.skipif(native_module is None or not emulating(), reason="the kernels run on a device, or not")
@@ -37,6 +37,18 @@ def test_combine_moves_every_byte_once(dtype, inputs, outputs, shape):
     assert traffic(lambda: combine(tensors, table)) == minimum
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 1), (700, 3), (3, 1031), (2, 2048)])
+def test_rk_step_reads_every_stage_with_a_weight_once(dtype, shape):
+    x, k, idle = (torch.ones(shape, dtype=dtype) for _ in range(3))
+    h, tolerances = torch.ones(shape[0], dtype=torch.float64), {"rtol": 1e-3, "atol": 1e-3}
+    dense = [[0.0, 0.0, 2.0], [1.0, 0.0, 0.0]]
+    plain = traffic(lambda: rk_step(x, [k, idle, k], h, [0.5, 0.0, 0.5], [1.0, 0.0, 0.0], **tolerances))
+    assert plain == (3 * x.nbytes, x.nbytes)
+    more = traffic(lambda: rk_step(x, [k, idle, k], 0.1, [0.5, 0.0, 0.5], [[1.0, 0, 0]] * 2, dense=dense, **tolerances))
+    assert more == (3 * x.nbytes, 3 * x.nbytes)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(5, 3), (2, 1024)])
 def test_uniforms_are_written_once(dtype, shape):
@@ -59,7 +71,7 @@ def test_nothing_is_written_beside_an_output(dtype, size):
 
 GUARDED = """
 import ctypes, mmap, torch
-from pushforward.kernels import Draw, Noise, backend, combine
+from pushforward.kernels import Draw, Noise, backend, combine, rk_step
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
@@ -104,4 +116,19 @@ def test_the_guard_sees_a_read_past_the_end():
 
 def test_combine_stays_within_its_tensors():
     done = in_guarded_memory(COMBINE)
+    assert done.returncode == 0, done.stderr
+
+
+RK_STEP = """
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        for shape in ((1, 1), (3, 5), (2, 7), (700, 2), (1, 1023), (2, 1024), (3, 1025)):
+            x, k, out = (guarded(torch.ones(shape, dtype=dtype)) for _ in range(3))
+            h = guarded(torch.ones(shape[0], dtype=torch.float64))
+            rk_step(x, [k, x], h, [1.0, 0.5], [1.0, -1.0], rtol=1.0, atol=0.0, out=out)
+            rk_step(x, [k, x], h, [1.0, 0.5], [1.0, -1.0], rtol=1.0, atol=0.0, out=out, dense=[[1.0, 2.0]])
+"""
+
+
+def test_rk_step_stays_within_its_tensors():
+    done = in_guarded_memory(RK_STEP)
     assert done.returncode == 0, done.stderr
