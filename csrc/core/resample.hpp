@@ -46,6 +46,8 @@ struct Strata {
 
   PF_HD Strata(int64_t total, int64_t ancestors)
       : quotient(total / ancestors), remainder(total % ancestors), ancestors(ancestors) {}
+  PF_HD Strata(int64_t quotient, int64_t remainder, int64_t ancestors)
+      : quotient(quotient), remainder(remainder), ancestors(ancestors) {}
   PF_HD int64_t threshold(int64_t j, int64_t offset) const {
     return j * quotient + (j * remainder + offset) / ancestors;
   }
@@ -62,10 +64,28 @@ PF_HD int64_t order_threshold(int64_t sum, double ratio, int64_t total) {
   return threshold < total - 1 ? threshold : total - 1;
 }
 
-PF_HD int bit_length(int64_t x) {
-  int length = 0;
-  for (; x > 0; x >>= 1) ++length;
-  return length;
+// M w = copies * total + left. The estimate is off by one at most: its relative error is below 2^-50, and M < 2^32.
+struct Division {
+  int64_t count, total;
+  double ratio;
+
+  PF_HD Division(int64_t count, int64_t total) : count(count), total(total), ratio(double(count) / double(total)) {}
+  PF_HD int64_t copies(int64_t w, int64_t& left) const {
+    int64_t quotient = int64_t(double(w) * ratio);
+    left = w * count - quotient * total;
+    const int64_t low = -int64_t(left < 0), high = -int64_t(left >= total);  // 0 or -1
+    quotient += low - high;
+    left += (low & total) - (high & total);
+    return quotient;
+  }
+};
+
+PF_HD int bit_length(int64_t x) {  // of a positive number, or 0 for 0
+#if defined(__CUDA_ARCH__)
+  return 64 - __clzll(x);
+#else
+  return x > 0 ? 64 - __builtin_clzll(static_cast<unsigned long long>(x)) : 0;
+#endif
 }
 
 // How far the remainders M w_i - floor(M w_i / total) total are shifted: their sum is `draws` times the total, which

@@ -123,22 +123,6 @@ void normalise(const double* mass, double factor, int64_t count, T* weights) {
   for (; i < count; ++i) weights[i] = T(mass[i] * factor);
 }
 
-// M w = copies * total + left. The estimate is off by one at most: its relative error is below 2^-50, and M < 2^32.
-struct Division {
-  int64_t count, total;
-  double ratio;
-
-  Division(int64_t count, int64_t total) : count(count), total(total), ratio(double(count) / double(total)) {}
-  PF_HD int64_t copies(int64_t w, int64_t& left) const {
-    int64_t quotient = int64_t(double(w) * ratio);
-    left = w * count - quotient * total;
-    const int64_t low = -int64_t(left < 0), high = -int64_t(left >= total);  // 0 or -1
-    quotient += low - high;
-    left += (low & total) - (high & total);
-    return quotient;
-  }
-};
-
 // Spacings of elements [begin, begin + count) of a row.
 void make_spacings(const ResampleJob& job, int64_t row, int64_t begin, int64_t count, int64_t* to) {
   float logs[resample_block];
