@@ -80,8 +80,8 @@ struct RowMaximum {
 
 // ---- weights ---------------------------------------------------------------------------------------------------------
 
-// exp(l - maximum), made anew in each pass, which costs less than memory. An invalid row becomes one of equal weights, so that what follows
-// has nothing to fear from it.
+// exp(l - maximum), made anew in each pass, which costs less than memory. An invalid row becomes one of equal weights,
+// so that what follows has nothing to fear from it.
 template <class T>
 struct Particles {
   Rows<const T> log_weights;
@@ -100,7 +100,7 @@ struct Particles {
   PF_HD void read(const Items& at, double (&mass)[tile_items]) const {
     T x[tile_items];
     log_weights.read(at, x);
-    const double most = maximum[at.row];
+    const double most = scalar(maximum + at.row);
 #pragma unroll
     for (int i = 0; i < tile_items; ++i) {
       const double present = is_finite(most) ? exponential<OneDouble>(double(x[i]) - most) : 1.0;
@@ -108,7 +108,7 @@ struct Particles {
     }
   }
   PF_HD void normalise(const Items& at, const double (&mass)[tile_items]) const {
-    const double factor = scale / double(total[at.row]);
+    const double factor = scale / double(scalar(total + at.row));
     T x[tile_items];
 #pragma unroll
     for (int i = 0; i < tile_items; ++i) x[i] = T(mass[i] * factor);
@@ -175,7 +175,7 @@ struct Copies {
   PF_HD void numbers(const Items& at, Kept&, int64_t (&to)[channels][tile_items]) const {
     double mass[tile_items];
     particles.read(at, mass);
-    const Division division(count, particles.total[at.row]);
+    const Division division(count, scalar(particles.total + at.row));
 #pragma unroll
     for (int i = 0; i < tile_items; ++i) {
       int64_t left;
@@ -193,7 +193,7 @@ struct CopiesOfRow {
 
   PF_HD void operator()(int64_t row, const int64_t (&sums)[channels]) const {
     draws[row] = count - sums[0];
-    shift[row] = remainder_shift(count - sums[0], total[row]);
+    shift[row] = remainder_shift(count - sums[0], scalar(total + row));
   }
 };
 
@@ -212,8 +212,8 @@ struct Remainders {
 
   PF_HD void numbers(const Items& at, Kept& kept, int64_t (&to)[channels][tile_items]) const {
     particles.read(at, kept.mass);
-    const Division division(count, particles.total[at.row]);
-    const int64_t bits = shift[at.row];
+    const Division division(count, scalar(particles.total + at.row));
+    const int64_t bits = scalar(shift + at.row);
 #pragma unroll
     for (int i = 0; i < tile_items; ++i) {
       int64_t left;
@@ -238,7 +238,7 @@ struct SumOfRow {
 
 // ---- ancestors -------------------------------------------------------------------------------------------------------
 
-// The first particle from `low` on whose cumulative weight exceeds a threshold; the last one if none of the others does.
+// The first particle from `low` on whose cumulative weight exceeds a threshold, or the last one.
 PF_HD int64_t bisect(const int64_t* cumulative, int64_t low, int64_t last, int64_t threshold) {
   while (low < last) {
     const int64_t middle = (low + last) / 2;
@@ -302,8 +302,8 @@ struct SystematicThresholds {
   const int64_t *quotient, *remainder, *offset;
 
   PF_HD void make(const Items& at, int64_t (&to)[tile_items]) const {
-    const int64_t whole = quotient[at.row], part = remainder[at.row];
-    const Split split(at.first * part + offset[at.row], count);
+    const int64_t whole = scalar(quotient + at.row), part = scalar(remainder + at.row);
+    const Split split(at.first * part + scalar(offset + at.row), count);
     int64_t threshold = at.first * whole + split.quotient, rest = split.rest;
 #pragma unroll
     for (int i = 0; i < tile_items; ++i) {
@@ -322,8 +322,8 @@ struct StratifiedThresholds {
   NoiseKey noise;
 
   PF_HD void make(const Items& at, int64_t (&to)[tile_items]) const {
-    const Strata strata(quotient[at.row], remainder[at.row], count);
-    const int64_t all = total[at.row];
+    const Strata strata(scalar(quotient + at.row), scalar(remainder + at.row), count);
+    const int64_t all = scalar(total + at.row);
 #pragma unroll
     for (int i = 0; i < tile_items; i += 2) {  // two words each
       const Words<uint32_t> words = words_at(noise, at.row, (at.first + i) / 2);
@@ -354,17 +354,17 @@ struct Spacings {
   Rows<int64_t> cumulative, to_rows;
 
   PF_HD void numbers(const Items& at, Kept&, int64_t (&to)[channels][tile_items]) const {
-    const int count = count_of(at.first, draws[at.row] + 1);
+    const int count = count_of(at.first, scalar(draws + at.row) + 1);
     Words<uint32_t> words = {};
     if (count > 0) words = words_at(noise, at.row, at.first / 4);
 #pragma unroll
     for (int i = 0; i < tile_items; ++i) to[0][i] = i < count ? spacing(words.w[i], scale) : 0;
   }
   PF_HD void finish(const Items& at, const Kept&, const int64_t (&sums)[tile_items]) const {
-    const Items drawn = {at.row, at.first, count_of(at.first, draws[at.row])};
+    const Items drawn = {at.row, at.first, count_of(at.first, scalar(draws + at.row))};
     if (drawn.count == 0) return;
-    const int64_t total = pool[at.row];
-    const double ratio = double(total) / double(sum[at.row]);
+    const int64_t total = scalar(pool + at.row);
+    const double ratio = double(total) / double(scalar(sum + at.row));
     int64_t thresholds[tile_items], found[tile_items];
 #pragma unroll
     for (int i = 0; i < tile_items; ++i) thresholds[i] = order_threshold(sums[i], ratio, total);

@@ -27,13 +27,13 @@ struct GpuResample {
 
 // Where what the kernels leave for each other lies in the scratch memory.
 struct GpuResampleScratch {
-  int64_t* cumulative;                    // [rows, particles]
-  int64_t* children;                      // [rows, particles], of residual resampling
-  int64_t *tile_sums, *tile_squares;      // [rows, tiles]
-  double* tile_maximum;                   // [rows, tiles]
-  int64_t* tile_spacings;                 // [rows, tiles of count + 1 spacings], of sorted uniform numbers
-  int64_t *draws, *pool, *spacings;       // [rows]: how many are drawn from what, with spacings of this sum
-  int64_t* shift;                         // [rows]: of the remainders of residual resampling
+  int64_t* cumulative;                     // [rows, particles]
+  int64_t* children;                       // [rows, particles], of residual resampling
+  int64_t *tile_sums, *tile_squares;       // [rows, tiles]
+  double* tile_maximum;                    // [rows, tiles]
+  int64_t* tile_spacings;                  // [rows, tiles of count + 1 spacings], of sorted uniform numbers
+  int64_t *draws, *pool, *spacings;        // [rows]: how many are drawn from what, with spacings of this sum
+  int64_t* shift;                          // [rows]: of the remainders of residual resampling
   int64_t *quotient, *remainder, *offset;  // [rows]: of strata
   int64_t size;
 
@@ -51,7 +51,9 @@ struct GpuResampleScratch {
     tile_squares = take(in_tiles);
     tile_maximum = reinterpret_cast<double*>(take(in_tiles));
     tile_spacings = take(job.ordered() ? job.rows * tiles(job.count + 1) : 0);
-    for (int64_t** of_rows : {&draws, &pool, &spacings, &shift, &quotient, &remainder, &offset}) *of_rows = take(job.rows);
+    for (int64_t** of_rows : {&draws, &pool, &spacings, &shift, &quotient, &remainder, &offset}) {
+      *of_rows = take(job.rows);
+    }
   }
 };
 

@@ -149,8 +149,8 @@ struct Sums {
   }
 };
 
-// A block for each row: the sums of the tiles become, in the first channel, those of the tiles before; `finish(row, sums)`
-// is told those of the row.
+// A block for each row: the first channel's sums of tiles become those of the tiles before; `finish(row, sums)` is told
+// the sums of the row.
 template <class Finish>
 struct RowScan {
   static constexpr int threads = tile_threads, phases = 3, channels = Finish::channels;

@@ -13,7 +13,8 @@ pytestmark = [
 ]
 PAIRS = [(op, name) for op, names in written().items() for name in ("triton", "cuda") if name in names]
 # Sums in the order that suits a backend, and distances from matrix products: test_discrepancy derives the bounds.
-BOUNDS = {"mmd2": 1e-4, "energy_distance": 2e-2}
+# The logarithm of a mean weight above exp(-5) is the device's own, within 2 ulp.
+BOUNDS = {"mmd2": 1e-4, "energy_distance": 2e-2, "resample": 4e-15}
 
 
 def on_device(value):

@@ -10,7 +10,7 @@ from kernel_variants import using, variants
 
 from pushforward import errors
 from pushforward.kernels import PURPOSE_RESAMPLING, RESAMPLING_SCHEMES, Draw, Noise, backend, resample
-from pushforward.kernels.dispatch import implementation, implementing
+from pushforward.kernels.dispatch import implementation, implementing, native_module
 from pushforward.kernels.exponential import exponential
 from pushforward.kernels.resample import weight_bits
 
@@ -294,6 +294,27 @@ def test_compiles_without_a_graph_break():
         assert resample(torch.empty(4, 3), **KEY, count=6).ancestors.shape == (4, 6)
 
 
+@pytest.mark.skipif("cuda" not in VARIANTS, reason="CUDA's kernels are not emulated")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scheme", RESAMPLING_SCHEMES)
+def test_bytes_that_cuda_moves(scheme, dtype):
+    """But for numbers of a tile or a row, and the searches.
+
+    The log-weights are read for the maximum, the sums and the cumulative sums, and in the residual scheme for the copies
+    and for what these leave. Written are weights, cumulative sums and ancestors, and there the numbers of children,
+    which are read twice and make cumulative sums again.
+    """
+    rows, particles, count = 2, 1500, 700
+    values = log_weights(rows, particles, 9, dtype=dtype)
+    native_module.emulated_traffic()
+    with using("cuda"):
+        resample(values, scheme, **KEY, count=count)
+    read, written = native_module.emulated_traffic()
+    residual, size = scheme == "residual", dtype.itemsize
+    assert read == rows * particles * (5 * size + 16 if residual else 3 * size)
+    assert written == rows * (particles * (size + (24 if residual else 8)) + 8 * count)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("scheme", RESAMPLING_SCHEMES)
@@ -312,3 +333,19 @@ def test_gpu_backends_give_the_bits_of_the_reference(scheme, particles):
             assert torch.equal(a.cpu(), b), name
         # A logarithm of the device, within 2 ulp, of a number whose own is below 14, and a sum.
         torch.testing.assert_close(result.log_mean_weight.cpu(), expected.log_mean_weight, rtol=0, atol=1e-14)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif("cuda" not in implementing("resample") or "cuda" in VARIANTS, reason="needs a CUDA device")
+@pytest.mark.parametrize("scheme", RESAMPLING_SCHEMES)
+def test_cuda_reads_nothing_back(scheme):
+    values = log_weights(3, 5000, 10, dtype=torch.float32).cuda()
+    noise = Noise(KEY["seed"], KEY["draw"], torch.arange(3, device="cuda"))
+    before = torch.cuda.get_sync_debug_mode()
+    with backend("cuda"):
+        run = implementation("resample", "cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run(values, scheme, 5000, noise)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
