@@ -30,7 +30,7 @@ PF_HD void join_block(int thread, BlockNumbers<double, Larger>& shared, double o
   }
 }
 
-// Of a tile; NaN if it holds a NaN or +inf.
+// Of a tile.
 template <class T>
 struct TileMaximum {
   static constexpr int threads = tile_threads, phases = 3;
@@ -50,7 +50,7 @@ struct TileMaximum {
       log_weights.read(at, x);
 #pragma unroll
       for (int i = 0; i < tile_items; ++i) {
-        if (i < at.count) most = Larger::join(most, x[i] < T(INFINITY) ? double(x[i]) : double(NAN));
+        if (i < at.count) most = Larger::join(most, double(x[i]));
       }
     }
     join_block<phase>(place.thread, shared, most, to + place.block);

@@ -132,3 +132,28 @@ RK_STEP = """
 def test_rk_step_stays_within_its_tensors():
     done = in_guarded_memory(RK_STEP)
     assert done.returncode == 0, done.stderr
+
+
+RESAMPLE = """
+    from pushforward.kernels import RESAMPLING_SCHEMES
+    from pushforward.kernels.dispatch import implementation
+
+    resample, empty, empty_like = implementation("resample", "cpu"), torch.empty, torch.empty_like
+    torch.empty = lambda *sizes, **options: guarded(empty(*sizes, **options))  # results and scratch memory
+    torch.empty_like = lambda like: guarded(empty_like(like))
+    for dtype in (torch.float32, torch.float64):
+        for particles, count in ((1, 1), (5, 1025), (1023, 4), (1024, 1024), (1025, 1023), (2052, 3)):
+            log_weights = torch.zeros(5, particles, dtype=dtype)
+            log_weights[1, -1] = log_weights[2, 0] = torch.nan
+            log_weights[3], log_weights[4, -1] = -torch.inf, torch.inf
+            noise = Noise(0, Draw(1, 1), guarded(torch.arange(5)))
+            for scheme in RESAMPLING_SCHEMES:
+                ancestors, *_ = resample(guarded(log_weights), scheme, count, noise)
+                assert ((ancestors >= 0) & (ancestors < particles)).all()
+"""
+
+
+def test_resample_stays_within_its_tensors_and_scratch_memory():
+    """Invalid populations included, which are resampled as if their weights were equal."""
+    done = in_guarded_memory(RESAMPLE)
+    assert done.returncode == 0, done.stderr

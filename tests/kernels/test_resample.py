@@ -300,9 +300,9 @@ def test_compiles_without_a_graph_break():
 def test_bytes_that_cuda_moves(scheme, dtype):
     """But for numbers of a tile or a row, and the searches.
 
-    The log-weights are read for the maximum, the sums and the cumulative sums, and in the residual scheme for the copies
-    and for what these leave. Written are weights, cumulative sums and ancestors, and there the numbers of children,
-    which are read twice and make cumulative sums again.
+    The log-weights are read for the maximum, the sums and the cumulative sums, in the residual scheme also for the
+    copies and for what these leave. Written are weights, cumulative sums and ancestors, and there the numbers of
+    children, which are read twice and make cumulative sums again.
     """
     rows, particles, count = 2, 1500, 700
     values = log_weights(rows, particles, 9, dtype=dtype)
