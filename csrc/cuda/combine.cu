@@ -1,6 +1,8 @@
 // `combine` on a GPU: a thread adds up a few neighbours in a row.
 #include "combine.hpp"
 
+#include <type_traits>
+
 #include "../core/combine.hpp"
 #include "random.hpp"
 
@@ -33,9 +35,9 @@ template <class Format, int O, bool noisy, bool tabled, bool aligned>
 struct Combine {
   using Stored = typename Format::Stored;
   using Wide = typename Format::Wide;
-  using Shared = Nothing;
+  using Shared = std::conditional_t<noisy, Streams<max_draws>, Nothing>;
   using Local = Nothing;
-  static constexpr int threads = 256, phases = 1, N = Format::several;
+  static constexpr int threads = 256, phases = noisy ? 2 : 1, N = Format::several;
 
   Stretches<N> stretches;
   int inputs, outputs, draws;
@@ -115,16 +117,21 @@ struct Combine {
     for (int i = 0; i < N; ++i) x[i] = Format::widen(stored[i]);
   }
 
-  PF_HD void draw_normals(int d, const Stretch& at, Wide (&x)[N]) const {
+  PF_HD void draw_normals(int d, Key stream, const Stretch& at, Wide (&x)[N]) const {
     float z[N];
-    draw<Normals>(noise[d], at.row, at.first, z);
+    draw<Normals>(noise[d], stream, at.first, z);
 #pragma unroll
     for (int i = 0; i < N; ++i) x[i] = Wide(z[i]);
   }
 
   template <int phase>
-  PF_HD void run(Place place, Shared&, Local&) const {
-    const int64_t index = place.block * threads + place.thread;
+  PF_HD void run(Place place, Shared& streams, Local&) const {
+    const int64_t start = place.block * threads, index = start + place.thread;
+    [[maybe_unused]] const int64_t first_row = noisy ? stretches.at(start).row : 0;
+    if constexpr (noisy && phase == 0) {
+      streams.prepare(noise, draws, first_row, stretches.rows, place.thread);
+      return;
+    }
     if (index >= stretches.total()) return;
     const Stretch at = stretches.at(index);
     const int64_t element = at.row * stretches.row_size + at.first;
@@ -144,7 +151,7 @@ struct Combine {
     if constexpr (noisy) {
 #pragma unroll 1
       for (int d = 0; d < draws; ++d) {
-        draw_normals(d, at, x);
+        draw_normals(d, streams.at(noise, d, first_row, at.row), at, x);
         if (inputs + d == 0) {
           add_term<true>(sum, x, 0, row);
         } else {
@@ -161,7 +168,7 @@ struct Combine {
 #pragma unroll
       for (int i = 0; i < N; ++i) {
         stored[i] = Format::narrow(sum[o][i]);
-        finite = finite && (i >= at.count || is_finite(Format::widen(stored[i])));
+        if (status) finite = finite && (i >= at.count || is_finite(Format::widen(stored[i])));
       }
       write<aligned>(out[o] + element, at.count, stored);
     }
@@ -206,21 +213,25 @@ namespace {
 template <class Distribution, bool aligned>
 struct Fill {
   using Number = typename Distribution::Number;
-  using Shared = Nothing;
+  using Shared = Streams<1>;
   using Local = Nothing;
-  static constexpr int threads = 256, phases = 1, N = 4;
+  static constexpr int threads = 256, phases = 2, N = 4;
 
   Stretches<N> stretches;
   NoiseKey key;
   Number* out;
 
   template <int phase>
-  PF_HD void run(Place place, Shared&, Local&) const {
-    const int64_t index = place.block * threads + place.thread;
+  PF_HD void run(Place place, Shared& streams, Local&) const {
+    const int64_t start = place.block * threads, index = start + place.thread, first_row = stretches.at(start).row;
+    if constexpr (phase == 0) {
+      streams.prepare(&key, 1, first_row, stretches.rows, place.thread);
+      return;
+    }
     if (index >= stretches.total()) return;
     const Stretch at = stretches.at(index);
     Number numbers[N];
-    draw<Distribution>(key, at.row, at.first, numbers);
+    draw<Distribution>(key, streams.at(&key, 0, first_row, at.row), at.first, numbers);
     write<aligned>(out + at.row * stretches.row_size + at.first, at.count, numbers);
   }
 };

@@ -30,15 +30,39 @@ struct Brain {
   using Wide = float;
   static constexpr int several = 8;
   PF_HD static Wide widen(Stored x) { return widen_bfloat16<OneLane>(uint32_t(x.bits)); }
-  PF_HD static Stored narrow(Wide x) { return {uint16_t(narrow_bfloat16<OneLane>(x))}; }
+  PF_HD static Stored narrow(Wide x) {
+#if defined(__CUDA_ARCH__)  // the same but for the bits of a NaN
+    uint16_t bits;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    return {bits};
+#else
+    return {uint16_t(narrow_bfloat16<OneLane>(x))};
+#endif
+  }
 };
 
 struct Float16 {
   using Stored = Half;
   using Wide = float;
   static constexpr int several = 8;
-  PF_HD static Wide widen(Stored x) { return widen_half<OneLane>(uint32_t(x.bits)); }
-  PF_HD static Stored narrow(Wide x) { return {uint16_t(narrow_half<OneLane>(x))}; }
+  PF_HD static Wide widen(Stored x) {
+#if defined(__CUDA_ARCH__)
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(x.bits));
+    return value;
+#else
+    return widen_half<OneLane>(uint32_t(x.bits));
+#endif
+  }
+  PF_HD static Stored narrow(Wide x) {
+#if defined(__CUDA_ARCH__)
+    uint16_t bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    return {bits};
+#else
+    return {uint16_t(narrow_half<OneLane>(x))};
+#endif
+  }
 };
 
 template <class Wide>
