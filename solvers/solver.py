@@ -36,9 +36,18 @@ class FixedGridSolver(ABC):
     stochastic: ClassVar[bool] = False
     denoises_last: ClassVar[bool] = False
 
+    @property
+    def starting_steps(self) -> int:
+        """How many steps at the beginning are unlike the regular one: none, for methods that need no history."""
+        return 0
+
     @abstractmethod
     def step(self, s: StepBuilder) -> None:
         """Write one step with the builder's symbols, ending in ``s.advance``."""
+
+    def at_full_order(self) -> FixedGridSolver:
+        """The same method without the low-order first and last steps that cap the order of its runs, if it has any."""
+        return self
 
     @property
     def evaluations_per_step(self) -> int:

@@ -72,6 +72,14 @@ class Interval:
         """Where a time lies: 0 at the start, 1 at the stop, negative before; infinite at a singular end."""
         return (self.path.half_log_snr(t) - self.lam) / self.h
 
+    def first_order(self, x: Expression, m: Expression) -> Expression:
+        r""":math:`r x + c \mu_0 m`, written without an exponential: finite at a singular stop too.
+
+        :math:`c \mu_0 = c - r b` with b the scale of the estimate at the start, alpha for the clean one.
+        """
+        before = self.path.alpha(self.start) if self.form == "denoised" else self.path.sigma(self.start)
+        return self.ratio * x + (self.scale - self.ratio * before) * m
+
     def step(self, x: Expression, weights: Iterable[float], estimates: Iterable[Expression]) -> Expression:
         """``ratio * x + scale * sum_j w_j m_j``."""
         return self.ratio * x + self.scale * weighted(weights, estimates)

@@ -49,6 +49,11 @@ class AdamsMethod(FixedGridSolver):
         if self.order not in STARTERS:
             raise ArgumentError("order", got=self.order, expected="2, 3 or 4")
 
+    @property
+    def starting_steps(self) -> int:
+        """The Runge-Kutta steps."""
+        return self.order - 1
+
     @abstractmethod
     def next_state(self, s: StepBuilder, past: Sequence[Expression]) -> Expression:
         """The state at ``t_next`` from the velocities at ``t`` and the ``order - 1`` times before it."""

@@ -36,6 +36,11 @@ class PseudoCorrector(FixedGridSolver):
         if self.terminal not in ("auto", "cached", "evaluate"):
             raise ArgumentError("terminal", got=repr(self.terminal), expected="'auto', 'cached' or 'evaluate'")
 
+    @property
+    def starting_steps(self) -> int:
+        """The first step, which has no cache yet."""
+        return 1
+
     def step(self, s: StepBuilder) -> None:
         """Predict with the cache, evaluate there, correct, keep."""
         d = s.history(1) if s.remembered else s.velocity(s.x, s.t)

@@ -50,7 +50,7 @@ class StepBuilder:
         self.steps = len(self.grid) - 1
         self.instructions: list[Instruction] = []
         self._registers = 1
-        self._remembered: list[Expression] = []
+        self._remembered: list[tuple[Expression, ...]] = []
         self._begin(0, Expression.register(0))
 
     def _begin(self, index: int, x: Expression) -> None:
@@ -195,24 +195,31 @@ class StepBuilder:
         self._stage += 1
         return Expression({draw: 1.0})
 
-    def history(self, k: int) -> Expression:
-        """What the step ``k`` steps ago passed to ``advance(remember=...)``; ``k = 1`` is the last one."""
+    def history(self, k: int, item: int = 0) -> Expression:
+        """What the step ``k`` steps ago passed to ``advance(remember=...)``; ``k = 1`` is the last one.
+
+        ``item`` picks one of several quantities that the step remembered.
+        """
         if not 1 <= k <= len(self._remembered):
             raise PlanError("history", got=k, expected=f"1 to {len(self._remembered)}, the steps remembered so far")
-        return self._remembered[-k]
+        kept = self._remembered[-k]
+        if not 0 <= item < len(kept):
+            raise PlanError("item", got=item, expected=f"0 to {len(kept) - 1}, what that step remembered")
+        return kept[item]
 
     @property
     def remembered(self) -> int:
         """How many steps can be asked of :meth:`history`."""
         return len(self._remembered)
 
-    def advance(self, x: Expression, remember: Expression | None = None) -> None:
-        """End the step: ``x`` is the state at ``t_next``; ``remember`` is kept for :meth:`history`."""
+    def advance(self, x: Expression, remember: Expression | tuple[Expression, ...] | None = None) -> None:
+        """End the step: ``x`` is the state at ``t_next``; ``remember``, one or several, is kept for :meth:`history`."""
         if self.advanced:
             raise PlanError("advance", got="a second call in one step", expected="one")
         state = self._materialise(x, force=True)
         if remember is not None:
-            self._remembered.append(Expression.register(self._materialise(remember)))
+            kept = remember if isinstance(remember, tuple) else (remember,)
+            self._remembered.append(tuple([Expression.register(self._materialise(value)) for value in kept]))
         self.instructions.append(Boundary(self.index, self.t_next, state))
         self.advanced = True
         self.state = state

@@ -6,7 +6,7 @@ from problems import shows_order
 
 from pushforward import solvers
 
-ALL = dict(solvers.solvers())
+ALL = {name: solver.at_full_order() for name, solver in solvers.solvers()}
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import linear_response
-from problems import START, STEPS, STOP, gaussian_flow, mixture_flow, shows_order
+from problems import START, STOP, asymptotic_steps, gaussian_flow, mixture_flow, shows_order
 
 from pushforward import solvers
 from pushforward.models import GaussianOracle, Linear
 from pushforward.solvers import FixedGridSolver, StepBuilder
-from pushforward.solvers.ode.adams import AdamsMethod
 from pushforward.solvers.plan import Combine
 
 FACTOR = 1.05
@@ -45,13 +44,17 @@ class Mutant(FixedGridSolver):
     def order(self) -> int:  # type: ignore[override]
         return self.original.order
 
+    @property
+    def starting_steps(self) -> int:
+        return self.original.starting_steps
+
     source = "mutation"
 
     def step(self, s: StepBuilder) -> None:
         before = len(s.instructions)
         self.original.step(s)
         positions = [i for i in range(before, len(s.instructions)) if isinstance(s.instructions[i], Combine)]
-        if s.index >= regular_step(self.original) and self.place.combination < len(positions):
+        if s.index >= self.original.starting_steps and self.place.combination < len(positions):
             position = positions[self.place.combination]
             s.instructions[position] = changed(s.instructions[position], self.place, self.factor)
 
@@ -66,15 +69,10 @@ def changed(combine: Combine, place: Place, factor: float) -> Combine:
     return dataclasses.replace(combine, matrix=tuple(map(tuple, rows)), scales=tuple(map(tuple, scales)))
 
 
-def regular_step(solver: FixedGridSolver) -> int:
-    """The first step after the method has started: multistep methods begin with another one."""
-    return solver.order - 1 if isinstance(solver, AdamsMethod) else min(1, solver.order - 1)
-
-
 def places(solver: FixedGridSolver) -> Iterator[Place]:
     """Every coefficient of a regular step."""
-    builder = StepBuilder(Linear(), [0.1 * i for i in range(1, 9)], SCALAR.model().prediction, None)
-    for _ in range(regular_step(solver) + 1):
+    builder = StepBuilder(Linear(), [0.1 + 0.04 * i for i in range(19)], SCALAR.model().prediction, None)
+    for _ in range(solver.starting_steps + 1):
         solver.step(builder)
         builder.next_step()
     before = len(builder.instructions)
@@ -87,7 +85,7 @@ def places(solver: FixedGridSolver) -> Iterator[Place]:
 
 def shows_its_order(solver: FixedGridSolver, steps: tuple[int, ...] | None = None, tolerance: float = 0.05) -> bool:
     """The verdict of the order tests: on both problems, or by exact variance for stochastic solvers."""
-    steps = steps or STEPS[solver.order]
+    steps = steps or asymptotic_steps(solver)
     if getattr(solver, "original", solver).stochastic:
         return shows_order(variance_errors(solver, steps), solver.order, 2 * tolerance)
     problems = (gaussian_flow(), mixture_flow())
