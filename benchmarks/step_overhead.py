@@ -93,22 +93,32 @@ def flow(kind: str) -> tuple[object, pf.Plan]:
     return scheduler, pf.make_plan(model, solver=kind.lower(), grid=[1 - s for s in sigmas], last_step=last)
 
 
-def ddim() -> tuple[object, pf.Plan]:
-    """Diffusers' DDIM, and our plan on its own timesteps."""
+def diffusion(kind: str, solver: pf.solvers.FixedGridSolver, **options: object) -> tuple[object, pf.Plan]:
+    """A scheduler of diffusers for noise predictions, and our plan on its own timesteps."""
     import diffusers
 
-    scheduler = diffusers.DDIMScheduler(clip_sample=False)
+    scheduler = getattr(diffusers, f"{kind}Scheduler")(**options)
     scheduler.set_timesteps(STEPS)
     model = pf.models.adapt(torch.nn.Identity(), read_scheduler(scheduler))
-    grid = [model.interpolant.time_of_index(int(i)) for i in scheduler.timesteps] + [1.0]
-    return scheduler, pf.make_plan(model, solver="ddim", grid=grid)
+    path = model.interpolant
+    end = path.time_of_index(0) if kind == "DEISMultistep" else 1.0  # theirs ends at the lowest level, not at data
+    grid = [*(path.time_of_index(int(i)) for i in scheduler.timesteps), end]
+    return scheduler, pf.make_plan(model, solver=solver, grid=grid)
 
 
 def benchmark(bench: Benchmark) -> None:
     """One row for each algorithm and shape."""
-    for name, pair in (("euler", flow("Euler")), ("heun", flow("Heun")), ("ddim", ddim())):
-        scheduler, plan = pair
-        for shape in SHAPES:
+    solver = pf.solvers.solver
+    pairs = {
+        "euler": flow("Euler"),
+        "heun": flow("Heun"),
+        "ddim": diffusion("DDIM", solver("ddim"), clip_sample=False),
+        "dpmpp_2m": diffusion("DPMSolverMultistep", solver("dpmpp_2m")),
+        "deis2": diffusion("DEISMultistep", solver("deis_tab1", clock="lambda")),
+        "unipc2": diffusion("UniPCMultistep", solver("unipc")),
+    }
+    for name, (scheduler, plan) in pairs.items():
+        for shape in SHAPES[1::2] if bench.quick else SHAPES:
             x0 = torch.randn(shape, generator=torch.Generator().manual_seed(0))
             case, mine, peer = f"{name} {'x'.join(map(str, shape))} float32", Result(), Result()
             for set_up in (False, True)[: 2 if shape == SHAPES[1] else 1]:
