@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
 from numpy.polynomial import Polynomial
-from problems import gaussian_flow, mixture_flow, shows_order
+from problems import gaussian_flow, mixture_flow, rms, shows_order
 from scipy.integrate import quad
 
 import pushforward as pf
@@ -330,34 +331,35 @@ def test_orders_at_the_start_and_at_the_end() -> None:
     assert orders_used("dpmpp_3m euler_at_final=1", 15)[-3:] == [3, 3, 1]
 
 
+@cache
+def full_range() -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Pure noise, where the mixture's flow takes it, and the error of 40 steps of Euler's method."""
+    oracle = models.reference_mixture()
+    x0 = torch.randn(16, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    exact = pf.sample(oracle.model(), x0, solver="rk4", steps=200)
+    return x0, exact, rms(pf.sample(oracle.model(), x0, solver="euler", steps=40) - exact)
+
+
 @pytest.mark.parametrize("kind", ["velocity", "denoised"])
 @pytest.mark.parametrize("name", MULTISTEP)
 @pytest.mark.parametrize("start", ["low_order", "accurate"])
 def test_from_pure_noise_to_clean_data_on_the_linear_interpolant(name: str, kind: str, start: str) -> None:
     """alpha(0) = 0 and sigma(1) = 0: first-order steps at both ends, and the error is that of a sensible run."""
-    oracle = models.reference_mixture()
-    x0 = torch.randn(64, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    exact = pf.sample(oracle.model(), x0, solver="rk4", steps=200)
-    solver = solvers.solver(name, start=start)
-    errors = [
-        (pf.sample(oracle.model(kind), x0, solver=solver, steps=n) - exact).square().mean().sqrt() for n in (20, 40)
-    ]
-    euler = (pf.sample(oracle.model(), x0, solver="euler", steps=40) - exact).square().mean().sqrt()
-    assert errors[1] < errors[0]
-    assert errors[1] < 0.5 * euler
+    (x0, exact, euler), oracle, solver = full_range(), models.reference_mixture(), solvers.solver(name, start=start)
+    coarse, fine = (rms(pf.sample(oracle.model(kind), x0, solver=solver, steps=n) - exact) for n in (20, 40))
+    assert fine < coarse
+    assert fine < 0.5 * euler
 
 
 @pytest.mark.parametrize("name", [*MULTISTEP, "dpm_solver3", "dpmpp_3s", "dpm_blocks", "edm_heun", "dpm2", "pndm"])
 def test_forth_and_back(name: str) -> None:
     """From noise to data and back to where alpha = 0, with one network that tells both ends."""
-    oracle = models.reference_mixture()
-    x0 = torch.randn(16, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    trips = []
-    for steps in (60, 120):
+    (x0, _, _), oracle, trips = full_range(), models.reference_mixture(), []
+    for steps in (30, 60):
         x1 = pf.sample(oracle.model(), x0, solver=name, steps=steps)
         trips.append((pf.sample(oracle.model(), x1, solver=name, steps=steps, backward=True) - x0).abs().mean().item())
     assert trips[1] < 0.7 * trips[0]
-    assert trips[1] < 0.05
+    assert trips[1] < 0.1
 
 
 @pytest.mark.parametrize("name", MULTISTEP)
