@@ -66,7 +66,7 @@ def _triton_missing() -> str | None:
 
 
 def _cuda_missing() -> str | None:
-    if _native_missing:
+    if native_module is None:
         return _native_missing
     if emulating():
         return None
