@@ -28,6 +28,8 @@ class FixedGridSolver(ABC):
         stochastic: Whether steps draw noise.
         denoises_last: Whether a step to sigma = 0 is replaced by the clean estimate, because the method's own step is
             singular there.
+        consistency: Whether the clean estimate must be the end of the trajectory through (x, t), a consistency
+            function, rather than the posterior mean. Such a solver makes no error of its own, on any grid.
 
     """
 
@@ -35,6 +37,12 @@ class FixedGridSolver(ABC):
     source: str
     stochastic: ClassVar[bool] = False
     denoises_last: ClassVar[bool] = False
+    consistency: ClassVar[bool] = False
+
+    @property
+    def starting_steps(self) -> int:
+        """How many steps at the beginning are unlike the regular one: none, for methods that need no history."""
+        return 0
 
     @property
     def starting_steps(self) -> int:

@@ -224,6 +224,10 @@ class StepBuilder:
         self.advanced = True
         self.state = state
 
+    def store(self, x: Expression) -> Expression:
+        """``x`` as one tensor: what follows in a long step then reads it, and not all that it was made of."""
+        return Expression.register(self._materialise(x))
+
     def _materialise(self, x: Expression, *, force: bool = False) -> Register:
         if x.single is not None and not force:
             return x.single
