@@ -44,11 +44,6 @@ class FixedGridSolver(ABC):
         """How many steps at the beginning are unlike the regular one: none, for methods that need no history."""
         return 0
 
-    @property
-    def starting_steps(self) -> int:
-        """How many steps at the beginning are unlike the regular one: none, for methods that need no history."""
-        return 0
-
     @abstractmethod
     def step(self, s: StepBuilder) -> None:
         """Write one step with the builder's symbols, ending in ``s.advance``."""
