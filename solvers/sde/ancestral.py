@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..plan import Expression, StepBuilder
 from ..solver import FixedGridSolver, register
-from .noising import check_range, fresh_share
+from .noising import check_range, noise_shares
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Ancestral(FixedGridSolver):
 
     def add_noise(self, s: StepBuilder, x: Expression) -> Expression:
         """``x`` with the fresh noise of the step."""
-        share = fresh_share(s, s.t, s.t_next, self.eta)
-        return x + self.s_noise * s.sigma_next * math.sqrt(share) * s.normal() if share and s.sigma_next else x
+        fresh = s.sigma_next * noise_shares(s, s.t, s.t_next, self.eta)[1] if s.sigma_next else 0.0
+        return x + self.s_noise * fresh * s.normal() if fresh else x
 
     def lowered(self, s: StepBuilder) -> float:
         """``sigma' sqrt(1 - c)``: the noise scale, in the units of the new state, that the deterministic step keeps."""
-        return s.sigma_next * math.sqrt(1 - fresh_share(s, s.t, s.t_next, self.eta)) if s.sigma_next else 0.0
+        return s.sigma_next * noise_shares(s, s.t, s.t_next, self.eta)[0] if s.sigma_next else 0.0
 
     def euler(self, s: StepBuilder) -> Expression:
         """``alpha' D + sigma' sqrt(1 - c) n``."""

@@ -9,7 +9,7 @@ from typing import Literal
 from ...errors import ArgumentError
 from ..plan import StepBuilder
 from ..solver import FixedGridSolver, register
-from .noising import fresh_share
+from .noising import noise_shares
 
 
 @register("ddpm")
@@ -42,11 +42,12 @@ class DDPM(FixedGridSolver):
 
     def step(self, s: StepBuilder) -> None:
         """One evaluation."""
-        x, fresh = s.alpha_next * s.denoised(s.x, s.t), fresh_share(s, s.t, s.t_next)
+        x = s.alpha_next * s.denoised(s.x, s.t)
         if s.sigma_next != 0:
-            x = x + s.sigma_next * math.sqrt(1 - fresh) * s.noise_prediction(s.x, s.t)
+            kept, fresh = noise_shares(s, s.t, s.t_next)
+            x = x + s.sigma_next * kept * s.noise_prediction(s.x, s.t)
             scale = s.sigma_next
             if self.variance == "fixed_large":
                 scale = s.sigma * math.hypot(s.alpha_next, s.sigma_next) / math.hypot(s.alpha, s.sigma)
-            x = x + scale * math.sqrt(fresh) * s.normal()
+            x = x + scale * fresh * s.normal()
         s.advance(x)

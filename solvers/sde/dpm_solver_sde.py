@@ -12,7 +12,7 @@ from ..exponential.coefficients import kernel_moments
 from ..plan import Expression, StepBuilder
 from ..solver import FixedGridSolver, register
 from .exponential_family import ExponentialStep
-from .noising import check_range, fresh_share
+from .noising import check_range, noise_shares
 
 FEW = 15  # below that many steps the last ones are of lower order (Lu et al. 2022, and diffusers)
 
@@ -210,10 +210,10 @@ class DPMSolverPPSDE(FixedGridSolver):
         nu, nu_middle, nu_next = (s.interpolant.noise_ratio(t) for t in (s.t, middle, s.t_next))
         rho2 = (nu - nu_middle) / (nu - nu_next)
         x = s.alpha_next * d + self.ancestral(s, s.t_next, math.sqrt(rho2) * z1 + math.sqrt(1 - rho2) * z2)
-        kept = s.alpha_next - s.sigma_next * math.sqrt(1 - fresh_share(s, s.t, s.t_next, self.eta)) / nu
-        s.advance(x + kept / (2 * self.r) * change)
+        weight = s.alpha_next - s.sigma_next * noise_shares(s, s.t, s.t_next, self.eta)[0] / nu
+        s.advance(x + weight / (2 * self.r) * change)
 
     def ancestral(self, s: StepBuilder, t: float, z: Expression) -> Expression:
         """The noise of an ancestral step to ``t``: what it keeps of n, and what it adds."""
-        share, sigma = fresh_share(s, s.t, t, self.eta), s.interpolant.sigma(t)
-        return sigma * math.sqrt(1 - share) * s.noise_prediction(s.x, s.t) + self.s_noise * sigma * math.sqrt(share) * z
+        (kept, fresh), sigma = noise_shares(s, s.t, t, self.eta), s.interpolant.sigma(t)
+        return sigma * kept * s.noise_prediction(s.x, s.t) + self.s_noise * sigma * fresh * z

@@ -50,10 +50,15 @@ def renoise(s: StepBuilder, x: Expression, t: float, t_noisier: float, s_noise: 
     return alpha_noisier / alpha * x + s_noise * added * s.normal()
 
 
-def fresh_share(s: StepBuilder, t: float, t_next: float, eta: float = 1.0) -> float:
-    r"""Share :math:`c = \eta^2 (1 - e^{-2 |\lambda' - \lambda|})` of the noise variance that a reversal renews.
+def noise_shares(s: StepBuilder, t: float, t_next: float, eta: float = 1.0) -> tuple[float, float]:
+    r"""Roots of the shares of the noise variance that a reversal keeps and renews: :math:`\sqrt{1 - c}, \sqrt{c}`.
 
-    With eta = 1 that of the reversal of the noising process; without a difference of squares, which for cosine
-    schedules in float32 goes below zero.
+    .. math:: c = \eta^2 (1 - e^{-2 |\lambda' - \lambda|}), \quad
+        1 - c = (1 - \eta^2) + \eta^2 e^{-2 |\lambda' - \lambda|}
+
+    With eta = 1 those of the reversal of the noising process. Without a difference of squares, which for cosine
+    schedules in float32 goes below zero, or of nearly equal numbers on long steps.
     """
-    return -(eta**2) * math.expm1(-2 * abs(s.interpolant.half_log_snr(t_next) - s.interpolant.half_log_snr(t)))
+    h = abs(s.interpolant.half_log_snr(t_next) - s.interpolant.half_log_snr(t))
+    kept = (1 - eta) * (1 + eta) + eta**2 * math.exp(-2 * h)
+    return math.sqrt(kept), eta * math.sqrt(-math.expm1(-2 * h))
