@@ -11,10 +11,8 @@ from ...errors import ArgumentError
 from ..exponential.coefficients import kernel_moments
 from ..plan import Expression, StepBuilder
 from ..solver import FixedGridSolver, register
-from .exponential_family import ExponentialStep
+from .exponential_family import ExponentialStep, allowed_at_the_end, check_final
 from .noising import check_range, noise_shares
-
-FEW = 15  # below that many steps the last ones are of lower order (Lu et al. 2022, and diffusers)
 
 
 @dataclass(frozen=True)
@@ -25,20 +23,21 @@ class MultistepSDE(FixedGridSolver):
         eta: :math:`\tau^2` of :class:`ExponentialStep`, at least 0, as k-diffusion's eta: 1 (default) reverses the
             noising process, 0 is the deterministic method.
         s_noise: Factor of the added noise.
-        lower_order_final: In runs of fewer than 15 steps the last step has order 1 and the one before at most 2. A step
-            to clean data always has order 1: it is infinitely long.
+        lower_order_final: Whether the last step has order 1 and the one before at most 2: "auto" in runs of fewer than
+            15 steps, "always", or "never". A step to clean data has order 1 in any case: it is infinitely long.
 
     """
 
     eta: float = 1.0
     s_noise: float = 1.0
-    lower_order_final: bool = True
+    lower_order_final: Literal["auto", "always", "never"] = "auto"
 
     stochastic = True
 
     def __post_init__(self) -> None:
         check_range("eta", self.eta, 0)
         check_range("s_noise", self.s_noise, 0)
+        check_final(self.lower_order_final)
 
     @property
     def starting_steps(self) -> int:
@@ -54,9 +53,7 @@ class MultistepSDE(FixedGridSolver):
         """One evaluation."""
         d = s.denoised(s.x, s.t)
         e = ExponentialStep.between(s, s.t, s.t_next, self.eta)
-        available = min(self.memory, s.remembered + 1)
-        if self.lower_order_final and s.steps < FEW:
-            available = min(available, s.steps - s.index)
+        available = min(self.memory, s.remembered + 1, allowed_at_the_end(s, self.lower_order_final))
         if not math.isfinite(e.h):
             available = 1
         x = e.linear(s.x) + s.alpha_next * self.drift(s, e, d, available)

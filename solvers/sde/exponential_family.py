@@ -5,8 +5,22 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ...errors import SingularTimeError
+from ...errors import ArgumentError, SingularTimeError
 from ..plan import Expression, StepBuilder
+
+FEW_STEPS = 15  # below it "auto" lowers the order at the end, as diffusers does (the authors of DPM-Solver: 10)
+
+
+def check_final(value: str) -> None:
+    """Refuse a ``lower_order_final`` that is not one of the three."""
+    if value not in ("auto", "always", "never"):
+        raise ArgumentError("lower_order_final", got=repr(value), expected="'auto', 'always' or 'never'")
+
+
+def allowed_at_the_end(s: StepBuilder, lower_order_final: str) -> int:
+    """The number of clean estimates that a step may use because of the steps left: ..., 2, 1, or any number."""
+    lowered = lower_order_final == "always" or (lower_order_final == "auto" and s.steps < FEW_STEPS)
+    return s.steps - s.index if lowered else s.steps + 1
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from ...errors import ArgumentError
 from ..exponential.coefficients import kernel_moments, lagrange_weights
 from ..plan import Expression, StepBuilder
 from ..solver import FixedGridSolver, register
-from .exponential_family import ExponentialStep
+from .exponential_family import ExponentialStep, allowed_at_the_end, check_final
 from .noising import check_range
 
 
@@ -67,7 +68,8 @@ class SASolver(FixedGridSolver):
             and 2 under strong guidance; the orders rise from 1 over the first steps.
         tau: A constant, a :class:`Tau`, or a function of t in [0, 1].
         few_steps: Two-node formulas use q h / 2 for the moment mu_1, which the paper prefers for few steps.
-        lower_order_final: Orders fall to 1 towards the last step.
+        lower_order_final: Whether orders fall to 1 towards the last step: "always", "auto" in runs of fewer than 15
+            steps, or "never".
 
     """
 
@@ -75,7 +77,7 @@ class SASolver(FixedGridSolver):
     corrector: int = 4
     tau: Callable[[float], float] | float = Tau()
     few_steps: bool = True
-    lower_order_final: bool = True
+    lower_order_final: Literal["auto", "always", "never"] = "always"
 
     order = 2
     source = "Xue, Yi, Luo, Zhang, Sun, Li & Ma 2023, SA-Solver, equations 14 to 18 and appendix D"
@@ -85,6 +87,7 @@ class SASolver(FixedGridSolver):
         for name, lowest in (("predictor", 1), ("corrector", 0)):
             if getattr(self, name) not in range(lowest, 5):
                 raise ArgumentError(name, got=getattr(self, name), expected=f"an integer, {lowest} to 4")
+        check_final(self.lower_order_final)
         if not callable(self.tau):
             check_range("tau", self.tau, 0)
         object.__setattr__(self, "tau", Tau.of(self.tau))
@@ -101,7 +104,7 @@ class SASolver(FixedGridSolver):
         check_range("tau", tau, 0)
         e = ExponentialStep.between(s, s.t, s.t_next, tau**2)
         z = s.normal()
-        remaining = s.steps - s.index if self.lower_order_final else 4
+        remaining = allowed_at_the_end(s, self.lower_order_final)
         past = list(first or [*(s.history(k) for k in range(1, s.remembered + 1)), s.history(s.remembered, 1)])[:4]
         nodes = [s.interpolant.half_log_snr(s.grid[s.index - k]) - e.lam if k else 0.0 for k in range(len(past))]
         usable = sum(map(math.isfinite, nodes)) if math.isfinite(e.h) else 1
