@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ...errors import ArgumentError
 from ..plan import Expression, StepBuilder
@@ -39,6 +41,11 @@ class RestartInterval:
             raise ArgumentError("times", got=self.times, expected="at least 1")
         if self.nodes is not None and self.nodes < 2:
             raise ArgumentError("nodes", got=self.nodes, expected="at least 2 (the two ends), or None")
+
+    @classmethod
+    def of(cls, value: RestartInterval | Sequence[Any]) -> RestartInterval:
+        """An interval itself, or one from its arguments."""
+        return value if isinstance(value, RestartInterval) else cls(*value)
 
 
 CIFAR10 = (RestartInterval(0.06, 0.30, 2, 3),)
@@ -85,8 +92,7 @@ class Restart(FixedGridSolver):
 
     def __post_init__(self) -> None:
         check_range("s_noise", self.s_noise, 0)
-        made = tuple(i if isinstance(i, RestartInterval) else RestartInterval(*i) for i in self.intervals)
-        object.__setattr__(self, "intervals", made)
+        object.__setattr__(self, "intervals", tuple(RestartInterval.of(interval) for interval in self.intervals))
 
     def step(self, s: StepBuilder) -> None:
         """Heun, then the restarts that begin at the new time."""
