@@ -44,8 +44,8 @@ class Lowering:
         self.plan, self.prediction, self.guidance = plan, prediction, guidance
         self.instructions: list[Instruction] = []
         self.registers = 1 + max((r for i in plan.instructions for r in (*reads(i), *writes(i))), default=0)
-        self.latest: tuple[Register, float, Expression] | None = None
-        self.transformed: Register | None = None
+        self.latest: tuple[int, Register, float, Expression] | None = None
+        self.transformed: tuple[int, Register] | None = None
 
     def run(self) -> Plan:
         """The lowered plan."""
@@ -56,7 +56,7 @@ class Lowering:
                 case Boundary():
                     self.boundary(instruction)
                 case Transform():
-                    self.transformed = instruction.out
+                    self.transformed = (instruction.step, instruction.out)
                     self.instructions.append(instruction)
                 case _:
                     self.instructions.append(instruction)
@@ -82,7 +82,7 @@ class Lowering:
         source = evaluation.input if scale == 1 else self.define(scale * state)
         self.instructions.append(Evaluate(tuple(raw.values()), tuple(raw), source, evaluation.time, evaluation.step))
         output = sum((weights[branch] * Expression.register(raw[branch]) for branch in raw), Expression({}))
-        self.latest = (evaluation.input, evaluation.time, output)
+        self.latest = (evaluation.step, evaluation.input, evaluation.time, output)
         for out, quantity in zip(evaluation.outs, evaluation.labels, strict=True):
             self.instructions.append(combine_of([out], [self.quantity(quantity, evaluation.time, state, output)]))
 
@@ -96,21 +96,19 @@ class Lowering:
         return {"cond": 1.0} if self.guidance is None else self.guidance.weights_at(time, self.plan.interpolant)
 
     def boundary(self, boundary: Boundary) -> None:
-        """Add the clean estimate of the step's last evaluation."""
+        """Add the clean estimate of the latest evaluation, which may be a step ago: a predictor-corrector ends so."""
+        step = boundary.step if self.latest is None else self.latest[0]
         self.instructions.append(
-            Boundary(boundary.step, boundary.time, boundary.state, self.denoised(), boundary.replaceable)
+            Boundary(boundary.step, boundary.time, boundary.state, self.denoised(step), boundary.replaceable)
         )
 
-    def denoised(self) -> Register | None:
-        """The latest clean estimate, if there is one and the network determines it there.
-
-        A step that ends without an evaluation of its own, as the last one of a predictor-corrector, has the one before.
-        """
-        if self.transformed is not None:
-            return self.transformed
-        if self.latest is None:
+    def denoised(self, step: int) -> Register | None:
+        """The latest clean estimate of the step, if it has an evaluation and the network determines it there."""
+        if self.transformed is not None and self.transformed[0] == step:
+            return self.transformed[1]
+        if self.latest is None or self.latest[0] != step:
             return None
-        source, time, output = self.latest
+        _, source, time, output = self.latest
         try:
             return self.define(self.quantity("denoised", time, Expression.register(source), output))
         except SingularTimeError:

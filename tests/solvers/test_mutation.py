@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from mutation import Mutant, Place, places, shows_its_order, survivors, variance_errors
-from problems import shows_weak_order
+from problems import shows_order
 
 from pushforward import solvers
 
@@ -24,5 +24,5 @@ def test_the_unchanged_solver_passes_the_same_verdict(name: str) -> None:
 @pytest.mark.parametrize("eta", [0.5, 1.0])
 def test_planted_errors_in_the_noise_of_ddim_are_noticed(eta: float) -> None:
     solver = solvers.solver("ddim", eta=eta)
-    unnoticed = [p for p in places(solver) if shows_weak_order(variance_errors(Mutant(solver, p), (64, 128, 256)), 1)]
+    unnoticed = [p for p in places(solver) if shows_order(variance_errors(Mutant(solver, p), (64, 128, 256)), 1, 0.1)]
     assert unnoticed == []

@@ -6,9 +6,9 @@ import itertools
 import math
 import warnings
 
-import linear_response
 import pytest
 import torch
+from consistency import statistics
 from mutation import variance_errors
 
 import pushforward as pf
@@ -263,5 +263,5 @@ def test_asking_before_the_perturbation_leaves_its_noise_in() -> None:
         variance = variance * (1 + (nu_next - raised) * slope) ** 2 + raised**2 - nu**2
     assert math.sqrt(variance) / spread == pytest.approx(1.2705, abs=1e-3)
     churn = solvers.solver("euler_churn", s_churn=8.0, s_tmin=0.05, s_tmax=50.0)
-    ours = linear_response.statistics(churn, grid, oracle)[1]
+    ours = statistics(churn, grid, oracle)[1]
     assert math.sqrt(ours) / spread == pytest.approx(0.7925, abs=1e-3)

@@ -11,6 +11,7 @@ import nonlinear_response
 import numpy as np
 import pytest
 import torch
+from consistency import statistics
 from mutation import SCALAR, variance_errors
 from problems import shows_order, shows_weak_order
 
@@ -216,7 +217,7 @@ def test_a_restart_contracts_errors_and_keeps_the_marginal(times: int) -> None:
 
     rho = math.sqrt((low**2 + spread**2) / (high**2 + spread**2))
     assert gap(((low, high, times, 61),)) / gap(()) == pytest.approx(rho**times, rel=1e-3)
-    mean, variance = linear_response.statistics(named("restart", intervals=((low, high, times, 61),)), grid, oracle)
+    mean, variance = statistics(named("restart", intervals=((low, high, times, 61),)), grid, oracle)
     exact = linear_response.marginal(oracle, grid[-1])
     assert (mean, variance) == (pytest.approx(exact[0], abs=1e-12), pytest.approx(exact[1], rel=5e-3))
 
@@ -237,7 +238,7 @@ def test_restart_refuses_intervals_outside_its_grid() -> None:
 def test_consistency_sampling_is_exact_for_a_consistency_function_only() -> None:
     grid = [0.1, 0.3, 0.6, 0.8]
     exact = linear_response.marginal(SCALAR, 0.8)
-    assert linear_response.statistics(named("lcm"), grid, SCALAR) == pytest.approx(exact, rel=1e-13)
+    assert statistics(named("lcm"), grid, SCALAR) == pytest.approx(exact, rel=1e-13)
     read = SCALAR.model().prediction
     short = linear_response.response(solvers.plan(named("lcm"), grid).lower(read), SCALAR)[1]
     assert short < 0.8 * exact[1]  # with a posterior mean, the variance of the data is lost
@@ -249,10 +250,7 @@ def test_ddpm_variances_enclose_the_exact_one() -> None:
     path = models.VPLinear()
     for spread, exact in ((0.0, "fixed_small"), (1.0, "fixed_large")):
         oracle = models.GaussianOracle([0.7], [[spread]], path)
-        variances = {
-            v: linear_response.statistics(named("ddpm", variance=v), grid, oracle)[1]
-            for v in ("fixed_small", "fixed_large")
-        }
+        variances = {v: statistics(named("ddpm", variance=v), grid, oracle)[1] for v in ("fixed_small", "fixed_large")}
         assert variances["fixed_small"] < variances["fixed_large"]
         assert variances[exact] == pytest.approx(linear_response.marginal(oracle, 0.8)[1], rel=1e-12)
 

@@ -7,33 +7,17 @@ mean = coefficient of 1, variance = sum of the squares of the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cache
-
 import numpy as np
 import torch
 
-from pushforward import solvers
-from pushforward.models import GaussianOracle, prediction
-from pushforward.solvers import FixedGridSolver
+from pushforward.models import GaussianOracle
 from pushforward.solvers.plan import Boundary, Combine, Evaluate, Plan
 
-Affine = Callable[[GaussianOracle, float], tuple[float, float]]
 
-
-def statistics(solver: FixedGridSolver, grid: Sequence[float], oracle: GaussianOracle) -> tuple[float, float]:
-    """Mean and variance of a solver's result, with the network it wants: a velocity, or a consistency function."""
-    read = prediction("denoised", oracle.interpolant) if solver.consistency else oracle.model().prediction
-    plan = solvers.plan(solver, grid, oracle.interpolant, prediction=read).lower(read)
-    return response(plan, oracle, flow_end if solver.consistency else affine)
-
-
-def response(plan: Plan, oracle: GaussianOracle, network: Affine | None = None) -> tuple[float, float]:
-    """Mean and variance of the plan's result, started from the exact marginal at its first time.
-
-    The network is a velocity unless another is given.
-    """
-    assert plan.interpolant == oracle.interpolant
+def response(plan: Plan, oracle: GaussianOracle) -> tuple[float, float]:
+    """Mean and variance of the plan's result, started from the exact marginal at its first time."""
+    network = oracle.network(plan_kind(plan, oracle))
+    prediction = oracle.model().prediction
     draws = list(dict.fromkeys(d for i in plan.instructions if isinstance(i, Combine) for d in i.draws))
     size = 2 + len(draws)
     unit = dict(zip(draws, np.eye(size)[2:], strict=True))
@@ -43,7 +27,7 @@ def response(plan: Plan, oracle: GaussianOracle, network: Affine | None = None) 
     values = {plan.start: start}
     for instruction in plan.instructions:
         if isinstance(instruction, Evaluate):
-            slope, offset = (network or affine)(oracle, instruction.time)
+            slope, offset = affine(network, prediction.time(instruction.time))
             out = slope * values[instruction.input]
             out[0] += offset
             values[instruction.outs[0]] = out
@@ -62,19 +46,16 @@ def response(plan: Plan, oracle: GaussianOracle, network: Affine | None = None) 
     return float(result[0]), float((result[1:] ** 2).sum())
 
 
-@cache
-def affine(oracle: GaussianOracle, t: float) -> tuple[float, float]:
-    """Slope and offset of the velocity, which is affine in the state and finite at both ends."""
-    x = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
-    low, high = oracle.velocity(x, t).flatten().tolist()
-    return high - low, low
+def plan_kind(plan: Plan, oracle: GaussianOracle) -> str:
+    """The oracle speaks velocity, which is finite at both ends."""
+    assert plan.interpolant == oracle.interpolant
+    return "velocity"
 
 
-@cache
-def flow_end(oracle: GaussianOracle, t: float) -> tuple[float, float]:
-    """Slope and offset of the consistency function, the end of the flow's trajectory through (x, t)."""
+def affine(network, time: float) -> tuple[float, float]:
+    """Slope and offset of the network, which is affine in the state."""
     x = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
-    low, high = oracle.flow_map(x, t, 1.0).flatten().tolist()
+    low, high = network(x, torch.full((2,), time, dtype=torch.float64)).flatten().tolist()
     return high - low, low
 
 

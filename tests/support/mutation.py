@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import linear_response
+from consistency import statistics
 from problems import START, STOP, Problem, asymptotic_steps, gaussian_flow, mixture_flow, shows_order, shows_weak_order
 
 from pushforward import solvers
@@ -114,7 +115,7 @@ def variance_errors(solver: FixedGridSolver, steps: tuple[int, ...], oracle: Gau
     errors = []
     for n in steps:
         grid = [START + (STOP - START) * i / n for i in range(n + 1)]
-        variance = linear_response.statistics(solver, grid, oracle)[1]
+        variance = statistics(solver, grid, oracle)[1]
         errors.append(abs(variance - linear_response.marginal(oracle, grid[-1])[1]))
     return errors
 
