@@ -93,6 +93,26 @@ def test_another_path_is_another_grid_and_not_another_process(name: str) -> None
         assert (first - other).abs().max() < 1e-9
 
 
+@pytest.mark.parametrize("path", [models.Linear(), models.VPLinear()], ids=str)
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_every_prediction_gives_the_same_samples(name: str, path: models.Interpolant) -> None:
+    oracle = models.reference_mixture(path)
+    x0 = oracle.sample(8, seed=1, t=0.1)
+    kinds = ("velocity", "denoised", "noise", "score", "v", "edm")
+    first, *others = (pf.sample(oracle.model(k), x0, solver=STOCHASTIC[name], grid=GRID, seed=4) for k in kinds)
+    for other in others:
+        assert (first - other).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_one_pass_over_memory_an_evaluation(name: str) -> None:
+    """Noise, history and conversions included; churn perturbs the start before the first evaluation, one pass more."""
+    for kind in ("velocity", "noise"):
+        read = models.prediction(kind, models.Linear())
+        plan = solvers.plan(STOCHASTIC[name], GRID[:-1], prediction=read).lower(read).optimise()
+        assert plan.cost((1,)).passes == plan.nfe + hasattr(STOCHASTIC[name], "s_churn")
+
+
 # --- ends ---------------------------------------------------------------------------------------------------------
 
 PATHS = [models.Linear(), models.VPLinear(), models.Cosine(), models.EDM(), models.VE(), models.DiscreteDDPM.linear()]
