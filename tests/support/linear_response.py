@@ -7,6 +7,8 @@ mean = coefficient of 1, variance = sum of the squares of the others.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 
@@ -16,8 +18,7 @@ from pushforward.solvers.plan import Boundary, Combine, Evaluate, Plan
 
 def response(plan: Plan, oracle: GaussianOracle) -> tuple[float, float]:
     """Mean and variance of the plan's result, started from the exact marginal at its first time."""
-    network = oracle.network(plan_kind(plan, oracle))
-    prediction = oracle.model().prediction
+    assert plan.interpolant == oracle.interpolant
     draws = list(dict.fromkeys(d for i in plan.instructions if isinstance(i, Combine) for d in i.draws))
     size = 2 + len(draws)
     unit = dict(zip(draws, np.eye(size)[2:], strict=True))
@@ -27,7 +28,7 @@ def response(plan: Plan, oracle: GaussianOracle) -> tuple[float, float]:
     values = {plan.start: start}
     for instruction in plan.instructions:
         if isinstance(instruction, Evaluate):
-            slope, offset = affine(network, prediction.time(instruction.time))
+            slope, offset = affine(oracle, instruction.time)
             out = slope * values[instruction.input]
             out[0] += offset
             values[instruction.outs[0]] = out
@@ -46,16 +47,11 @@ def response(plan: Plan, oracle: GaussianOracle) -> tuple[float, float]:
     return float(result[0]), float((result[1:] ** 2).sum())
 
 
-def plan_kind(plan: Plan, oracle: GaussianOracle) -> str:
-    """The oracle speaks velocity, which is finite at both ends."""
-    assert plan.interpolant == oracle.interpolant
-    return "velocity"
-
-
-def affine(network, time: float) -> tuple[float, float]:
-    """Slope and offset of the network, which is affine in the state."""
+@cache
+def affine(oracle: GaussianOracle, t: float) -> tuple[float, float]:
+    """Slope and offset of the velocity, which is affine in the state and finite at both ends."""
     x = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
-    low, high = network(x, torch.full((2,), time, dtype=torch.float64)).flatten().tolist()
+    low, high = oracle.velocity(x, t).flatten().tolist()
     return high - low, low
 
 

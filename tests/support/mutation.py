@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import brownian
 import linear_response
 from consistency import statistics
 from problems import START, STOP, Problem, asymptotic_steps, gaussian_flow, mixture_flow, shows_order, shows_weak_order
@@ -94,8 +95,10 @@ def places(solver: FixedGridSolver) -> Iterator[Place]:
 def shows_its_order(solver: FixedGridSolver, steps: tuple[int, ...] | None = None, tolerance: float = 0.05) -> bool:
     """The verdict of the order tests: on both problems, or by exact variance for stochastic solvers."""
     steps = steps or asymptotic_steps(solver)
-    if getattr(solver, "original", solver).stochastic:
-        return shows_weak_order(variance_errors(solver, steps), solver.order, 2 * tolerance)
+    original = getattr(solver, "original", solver)
+    if original.stochastic:
+        weak = shows_weak_order(variance_errors(solver, steps), solver.order, 2 * tolerance)
+        return weak and (not hasattr(original, "strong_order") or brownian.shows_strong_order(solver, SCALAR))
     return all(falls_with_order(p, solver, steps, tolerance) for p in (gaussian_flow(), mixture_flow()))
 
 
