@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from ..errors import ArgumentError, UnknownNameError
+from ..errors import ArgumentError, SingularTimeError, UnknownNameError
 
 INTERPOLANTS: dict[str, type[Interpolant]] = {}
 
@@ -117,6 +117,31 @@ class Interpolant(ABC):
     def to_config(self) -> dict[str, Any]:
         """Name and parameters, ready for JSON; :func:`interpolant_from_config` is the inverse."""
         return {"name": self.name} | {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+def equal_noise(path: Interpolant, t: float, other: Interpolant) -> tuple[float, float]:
+    r"""Time on ``other`` with the noise ratio of ``path`` at ``t``, and the multiple of the state that lies there.
+
+    .. math:: \tilde\sigma(\tilde t) / \tilde\alpha(\tilde t) = \sigma(t) / \alpha(t), \quad
+        \tilde x = c x, \; c = \tilde\sigma / \sigma = \tilde\alpha / \alpha
+
+    Raises:
+        SingularTimeError: ``other`` never has this noise ratio.
+
+    Example:
+        >>> equal_noise(interpolant("edm"), 0.9875, Linear())  # nu = 1
+        (0.5, 0.5)
+    """
+    try:
+        time = other.time_at_noise_ratio(path.noise_ratio(t))
+    except ArgumentError as error:
+        hint = "Start or end the grid where both paths have the noise level"
+        raise SingularTimeError(
+            "t", got=t, because=f"{other} does not reach this noise level ({error})", hint=hint
+        ) from error
+    here, there = path(t), other(time)
+    # sigma / sigma where alpha is small or 0, alpha / alpha where sigma is.
+    return time, there.sigma / here.sigma if here.sigma > here.alpha else there.alpha / here.alpha
 
 
 def check_time(t: float) -> float:

@@ -22,7 +22,14 @@ from typing import Any, ClassVar, NamedTuple
 
 from ..errors import ArgumentError, SingularTimeError, UnknownNameError
 from .clocks import Clock, clock, default_clock
-from .interpolants import Coefficients, Interpolant, check_time, interpolant, interpolant_from_config
+from .interpolants import (
+    Coefficients,
+    Interpolant,
+    check_time,
+    equal_noise,
+    interpolant,
+    interpolant_from_config,
+)
 
 PREDICTIONS: dict[str, type[Prediction]] = {}
 QUANTITIES = ("velocity", "denoised", "noise", "score")
@@ -224,12 +231,9 @@ class OnPath(Prediction):
     def _there(self, t: float) -> tuple[float, float]:
         """The network's own time of equal noise ratio, and the multiple of the state that lies on its path there."""
         try:
-            time = self.inner.interpolant.time_at_noise_ratio(self.interpolant.noise_ratio(t))
-        except ArgumentError as error:
+            return equal_noise(self.interpolant, t, self.inner.interpolant)
+        except SingularTimeError as error:
             raise self.singular(t, f"the network's path does not reach this noise level ({error})") from error
-        here, there = self.interpolant(t), self.inner.interpolant(time)
-        # sigma / sigma where alpha is small or 0, alpha / alpha where sigma is.
-        return time, there.sigma / here.sigma if here.sigma > here.alpha else there.alpha / here.alpha
 
     def target(self, t: float) -> Target:
         """That of ``inner`` at equal noise ratio."""

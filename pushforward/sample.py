@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import kernels, solvers
 from .errors import ArgumentError, DtypeError, ShapeError
-from .models import Guidance, Model, Prediction
+from .models import Guidance, Interpolant, Model, Prediction, interpolant
 from .solvers import Executor, FixedGridSolver, Hook, Plan
 from .solvers.executor import Check
 from .solvers.grids import GridFunction
@@ -30,6 +30,7 @@ def make_plan(
     solver: str | FixedGridSolver = "heun",
     steps: int | None = None,
     grid: str | GridFunction | Sequence[float] = "uniform",
+    path: str | Interpolant | None = None,
     guidance: float | Guidance = 1.0,
     backward: bool = False,
     transform: bool = False,
@@ -41,15 +42,17 @@ def make_plan(
 
     Args:
         model: Decides the interpolant and what the network returns.
-        solver, steps, grid, guidance, backward, last_step: As in :func:`sample`.
+        solver, steps, grid, path, guidance, backward, last_step: As in :func:`sample`.
         transform: Whether clean estimates pass through a function named "transform".
         observe, replace: Whether hooks will read, and write, the state.
 
     """
-    times = solvers.grid(grid, steps, model.interpolant)
+    path = model.interpolant if path is None else interpolant(path)
+    times = solvers.grid(grid, steps, path)
     return compiled(
         solvers.solver(solver),
         times[::-1] if backward else times,
+        path,
         model.prediction,
         as_guidance(guidance),
         TRANSFORM if transform else None,
@@ -63,6 +66,7 @@ def make_plan(
 def compiled(
     solver: FixedGridSolver,
     times: tuple[float, ...],
+    path: Interpolant,
     prediction: Prediction,
     guidance: Guidance | None,
     transform: str | None,
@@ -71,10 +75,8 @@ def compiled(
     replace: bool,
 ) -> Plan:
     """All stages of a plan; kept, since every argument is immutable and so is the plan."""
-    plan = solvers.plan(
-        solver, times, prediction.interpolant, prediction=prediction, transform=transform, last_step=last_step
-    )
-    return plan.lower(prediction, guidance).optimise(observe=observe, replace=replace)
+    plan = solvers.plan(solver, times, path, prediction=prediction.on(path), transform=transform, last_step=last_step)
+    return plan.on(prediction.interpolant).lower(prediction, guidance).optimise(observe=observe, replace=replace)
 
 
 def sample(
@@ -84,6 +86,7 @@ def sample(
     solver: str | FixedGridSolver = "heun",
     steps: int | None = None,
     grid: str | GridFunction | Sequence[float] = "uniform",
+    path: str | Interpolant | None = None,
     guidance: float | Guidance = 1.0,
     condition: Mapping[str, Any] | None = None,
     null: Mapping[str, Any] | None = None,
@@ -108,6 +111,9 @@ def sample(
         solver: A registered name or a solver object, for instance ``pf.solver("ddim", eta=0.5)``.
         steps: Number of steps; needed unless ``grid`` is explicit times.
         grid: A registered name, a grid object, or times in [0, 1] (0 = noise, 1 = data).
+        path: Interpolant that the solver and the grid are on, if it is not the model's own: sampling along another path
+            than the model was trained on. State, hooks and network stay on the model's; see
+            :func:`pushforward.solvers.plan.convert`.
         guidance: Weight w of classifier-free guidance, ``w cond + (1 - w) null``, or a :class:`Guidance`.
         condition, null: Keyword arguments of the network for the two branches.
         seed: Seed of all noise in [0, 2**64). Sample i is the same whatever the batch.
@@ -140,6 +146,7 @@ def sample(
         solver=solver,
         steps=steps,
         grid=grid,
+        path=path,
         guidance=guidance,
         backward=backward,
         transform=transform is not None,

@@ -1,6 +1,7 @@
 """Plans: straight-line sampling programs, from a solver's formulas to assigned buffers."""
 
 from .builder import StepBuilder, denoising_step
+from .conversion import convert
 from .cost import Cost
 from .expression import Expression
 from .instructions import Boundary, Combine, Evaluate, Instruction, Register, Transform
@@ -17,5 +18,6 @@ __all__ = [
     "Register",
     "StepBuilder",
     "Transform",
+    "convert",
     "denoising_step",
 ]

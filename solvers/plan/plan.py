@@ -100,6 +100,12 @@ class Plan:
         """The marked ends of steps."""
         return tuple(i for i in self.instructions if isinstance(i, Boundary))
 
+    def on(self, path: Interpolant) -> Plan:
+        """The same process with state, times and network on another path; see :func:`..conversion.convert`."""
+        from .conversion import convert
+
+        return convert(self, path)
+
     def lower(self, prediction: Prediction, guidance: Guidance | None = None) -> Plan:
         """Substitute what the network returns and how its branches are weighted; see :func:`..lowering.lower`."""
         from .lowering import lower
