@@ -33,7 +33,11 @@ else:
     from .oracles import GaussianOracle as GaussianOracle
     from .oracles import MixtureOracle as MixtureOracle
     from .oracles import Oracle as Oracle
+    from .oracles import PointCharges as PointCharges
     from .oracles import reference_mixture as reference_mixture
+    from .pfgm import PFGMNoise as PFGMNoise
+    from .pfgm import PFGMPrediction as PFGMPrediction
+    from .pfgm import pfgm as pfgm
     from .predictions import Affine as Affine
     from .predictions import OnPath as OnPath
     from .predictions import Prediction as Prediction

@@ -129,7 +129,7 @@ def equal_noise(path: Interpolant, t: float, other: Interpolant) -> tuple[float,
         SingularTimeError: ``other`` never has this noise ratio.
 
     Example:
-        >>> equal_noise(interpolant("edm"), 0.9875, Linear())  # nu = 1
+        >>> equal_noise(interpolant("edm", sigma_max=2.0), 0.5, Linear())  # nu = 1
         (0.5, 0.5)
     """
     try:

@@ -68,6 +68,8 @@ class Prediction(ABC):
     network_time: Clock = None  # type: ignore[assignment]  # resolved below
 
     kind: ClassVar[str]
+    dimensions: ClassVar[float] = math.inf
+    """Augmented dimensions of the noise of training (PFGM++); infinity where it is Gaussian."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -139,7 +141,11 @@ class Prediction(ABC):
 
         Raises:
             SingularTimeError: Not determined at ``t``, or the network cannot be called there.
+            ArgumentError: The noise is not Gaussian, so that this is not the score.
         """
+        if math.isfinite(self.dimensions):
+            got = f"a network of PFGM++ with {self.dimensions:g} augmented dimensions"
+            raise ArgumentError("score", got=got, expected="Gaussian noise: only then is it -n / sigma")
         sigma = self.interpolant(t).sigma
         if sigma == 0:
             raise self.singular(t, "where sigma = 0 the score has no finite bound")
@@ -227,6 +233,11 @@ class OnPath(Prediction):
     inner: Prediction = None  # type: ignore[assignment]  # never defaulted: follows fields that are
 
     kind: ClassVar[str] = "on_path"
+
+    @property
+    def dimensions(self) -> float:  # type: ignore[override]
+        """Those of ``inner``."""
+        return self.inner.dimensions
 
     def _there(self, t: float) -> tuple[float, float]:
         """The network's own time of equal noise ratio, and the multiple of the state that lies on its path there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
@@ -14,6 +15,7 @@ from torch import Tensor
 from . import kernels, solvers
 from .errors import ArgumentError, DtypeError, ShapeError
 from .models import Guidance, Interpolant, Model, Prediction, interpolant
+from .models.pfgm import spread_rows
 from .solvers import Executor, FixedGridSolver, Hook, Plan
 from .solvers.executor import Check
 from .solvers.grids import GridFunction
@@ -196,7 +198,10 @@ def initial_noise(
     dtype: torch.dtype | None,
     device: torch.device | str | None,
 ) -> Tensor:
-    """``sigma(t_0) z`` with z keyed by seed and sample id: what the noise end of the interpolant is."""
+    """``sigma(t_0) z`` with z keyed by seed and sample id: what the noise end of the interpolant is.
+
+    Normals, or for networks of PFGM++ Student variates.
+    """
     if backward:
         raise ArgumentError("start", got=f"the shape {tuple(shape)}", expected="a tensor of data, since backward=True")
     if len(shape) < 1 or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in shape):
@@ -218,6 +223,8 @@ def initial_noise(
         dtype=dtype or torch.float32,
         device=device or network_device(model),
     )
+    if math.isfinite(model.prediction.dimensions):
+        noise = spread_rows(noise, model.prediction.dimensions, seed=seed, samples=samples)
     return noise.mul_(interpolant.sigma(first))
 
 

@@ -5,3 +5,4 @@ from .mixture import MixtureOracle as MixtureOracle
 from .mixture import reference_mixture as reference_mixture
 from .network import OracleNetwork as OracleNetwork
 from .oracle import Oracle as Oracle
+from .point_charges import PointCharges as PointCharges

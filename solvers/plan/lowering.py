@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ...errors import PlanError, SingularTimeError
 from ...models import Guidance, Prediction
 from .expression import Expression, combine_of
@@ -26,12 +28,16 @@ def lower(plan: Plan, prediction: Prediction, guidance: Guidance | None = None) 
         A plan at stage "outputs".
 
     Raises:
-        PlanError: The plan is at another stage, or the prediction is on another interpolant.
+        PlanError: The plan is at another stage, the prediction is on another interpolant, or the plan draws Gaussian
+            noise for a network of PFGM++.
         SingularTimeError: A quantity is not determined by this prediction at one of the plan's times.
 
     """
     if plan.stage != "quantities":
         raise PlanError("plan.stage", got=repr(plan.stage), expected="'quantities' (a plan is lowered once)")
+    if plan.stochastic and math.isfinite(prediction.dimensions):
+        got, hint = plan.solver, "It has no diffusion SDE; choose a solver without noise"
+        raise PlanError("solver", got=got, expected="one without noise for a network of PFGM++", hint=hint)
     if prediction.interpolant != plan.interpolant:
         raise PlanError("prediction.interpolant", got=prediction.interpolant, expected=plan.interpolant)
     return Lowering(plan, prediction, guidance).run()
