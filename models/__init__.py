@@ -30,6 +30,7 @@ else:
     from .kinds import ScorePrediction as ScorePrediction
     from .kinds import VelocityPrediction as VelocityPrediction
     from .kinds import VPrediction as VPrediction
+    from .oracles import CouplingOracle as CouplingOracle
     from .oracles import GaussianOracle as GaussianOracle
     from .oracles import MixtureOracle as MixtureOracle
     from .oracles import Oracle as Oracle
@@ -49,3 +50,7 @@ else:
     from .schedules import VE as VE
     from .schedules import Cosine as Cosine
     from .schedules import VPLinear as VPLinear
+    from .two_heads import TwoSidedModel as TwoSidedModel
+    from .two_heads import TwoSidedPrediction as TwoSidedPrediction
+    from .two_heads import adapt_two_sided as adapt_two_sided
+    from .two_sided import TwoSided as TwoSided

@@ -39,6 +39,8 @@ class Interpolant(ABC):
     """
 
     name: ClassVar[str]
+    one_sided: ClassVar[bool] = True
+    """Whether the path starts at Gaussian noise, so that velocity, D, n and score determine one another."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

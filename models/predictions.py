@@ -71,6 +71,9 @@ class Prediction(ABC):
     dimensions: ClassVar[float] = math.inf
     """Augmented dimensions of the noise of training (PFGM++); infinity where it is Gaussian."""
 
+    heads: ClassVar[tuple[str, ...]] = ()
+    """Names of the outputs of a network that has several (two-sided paths); empty where it has one."""
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "kind" in cls.__dict__:

@@ -228,7 +228,7 @@ def write_step(solver: FixedGridSolver, builder: StepBuilder, last_step: LastSte
     singular_end = final and solver.denoises_last and 0.0 in (builder.sigma_next, builder.alpha_next)
     if final and (last_step == "denoise" or (last_step == "auto" and singular_end)):
         denoising_step(builder)
-        return "the last step returns the clean estimate"
+        return f"the last step {closing(builder)}"
     snapshot = builder.snapshot()
     try:
         solver.step(builder)
@@ -237,7 +237,12 @@ def write_step(solver: FixedGridSolver, builder: StepBuilder, last_step: LastSte
             raise
         builder.rollback(snapshot)
         denoising_step(builder)
-        return f"the last step returns the clean estimate ({error})"
+        return f"the last step {closing(builder)} ({error})"
     if not builder.advanced:
         raise PlanError(f"{solver.name}.step", got="no new state", expected="a call of s.advance")
     return None
+
+
+def closing(builder: StepBuilder) -> str:
+    """What :func:`denoising_step` did, in words."""
+    return "returns the clean estimate" if builder.interpolant.one_sided else "is Euler's in the velocity"

@@ -46,7 +46,7 @@ class StepBuilder:
         evaluate_clean: bool = False,
     ) -> None:
         self.interpolant, self.grid, self.prediction, self.transform = interpolant, tuple(grid), prediction, transform
-        self.evaluate_clean = evaluate_clean or prediction.kind == "velocity"
+        self.evaluate_clean = evaluate_clean or prediction.kind == "velocity" or bool(prediction.heads)
         self.steps = len(self.grid) - 1
         self.instructions: list[Instruction] = []
         self._registers = 1
@@ -258,8 +258,12 @@ def denoising_step(s: StepBuilder) -> None:
     r"""The step that both singular ends allow, since it divides by nothing: ``x' = alpha' D + sigma' n``.
 
     At sigma' = 0 it returns the clean estimate, at alpha' = 0 the noise estimate; on the linear interpolant it is
-    Euler's step. Order 1 (Song et al. 2021, DDIM with eta = 0).
+    Euler's step. Order 1 (Song et al. 2021, DDIM with eta = 0). Two-sided paths have no such estimates: there it is
+    Euler's step in the velocity.
     """
+    if not s.interpolant.one_sided:
+        s.advance(s.x + s.h * s.velocity(s.x, s.t))
+        return
     x = 0.0 * s.x
     if s.alpha_next != 0:
         x = x + s.alpha_next * s.denoised(s.x, s.t)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import TypeAlias, cast
 
 from ...errors import PlanError, SingularTimeError
-from ...models import Guidance, Prediction
+from ...models import Guidance, Prediction, TwoSidedPrediction
 from .expression import Expression, combine_of
 from .instructions import Boundary, Evaluate, Instruction, Register, Transform, reads, writes
 from .plan import Plan
+
+Outputs: TypeAlias = Mapping[str, Expression]
+"""The guided output under the name "", or each head of a two-sided path under its own."""
 
 
 def lower(plan: Plan, prediction: Prediction, guidance: Guidance | None = None) -> Plan:
@@ -38,6 +43,8 @@ def lower(plan: Plan, prediction: Prediction, guidance: Guidance | None = None) 
     if plan.stochastic and math.isfinite(prediction.dimensions):
         got, hint = plan.solver, "It has no diffusion SDE; choose a solver without noise"
         raise PlanError("solver", got=got, expected="one without noise for a network of PFGM++", hint=hint)
+    if prediction.heads and guidance is not None:
+        raise PlanError("guidance", got=guidance, expected="none for a two-sided path")
     if prediction.interpolant != plan.interpolant:
         raise PlanError("prediction.interpolant", got=prediction.interpolant, expected=plan.interpolant)
     return Lowering(plan, prediction, guidance).run()
@@ -50,7 +57,7 @@ class Lowering:
         self.plan, self.prediction, self.guidance = plan, prediction, guidance
         self.instructions: list[Instruction] = []
         self.registers = 1 + max((r for i in plan.instructions for r in (*reads(i), *writes(i))), default=0)
-        self.latest: tuple[int, Register, float, Expression] | None = None
+        self.latest: tuple[int, Register, float, Outputs] | None = None
         self.transformed: tuple[int, Register] | None = None
 
     def run(self) -> Plan:
@@ -81,21 +88,36 @@ class Lowering:
 
     def evaluate(self, evaluation: Evaluate) -> None:
         """One call of the network, then each quantity as a combination of the state and its outputs."""
-        weights = self.branch_weights(self.plan.grid[evaluation.step])
-        raw = {branch: self.new() for branch in weights}
+        weights = {} if self.prediction.heads else self.branch_weights(self.plan.grid[evaluation.step])
+        raw = {branch: self.new() for branch in weights or self.heads_of(evaluation)}
         scale = self.prediction.input_scale(evaluation.time)
         state = Expression.register(evaluation.input)
         source = evaluation.input if scale == 1 else self.define(scale * state)
         self.instructions.append(Evaluate(tuple(raw.values()), tuple(raw), source, evaluation.time, evaluation.step))
-        output = sum((weights[branch] * Expression.register(raw[branch]) for branch in raw), Expression({}))
-        self.latest = (evaluation.step, evaluation.input, evaluation.time, output)
+        outputs: Outputs = {head: Expression.register(raw[head]) for head in raw}
+        if weights:
+            outputs = {"": sum((weights[branch] * outputs[branch] for branch in raw), Expression({}))}
+        self.latest = (evaluation.step, evaluation.input, evaluation.time, outputs)
         for out, quantity in zip(evaluation.outs, evaluation.labels, strict=True):
-            self.instructions.append(combine_of([out], [self.quantity(quantity, evaluation.time, state, output)]))
+            self.instructions.append(combine_of([out], [self.quantity(quantity, evaluation.time, state, outputs)]))
 
-    def quantity(self, name: str, time: float, state: Expression, output: Expression) -> Expression:
-        """The named quantity over the state and the guided output."""
+    def quantity(self, name: str, time: float, state: Expression, outputs: Outputs) -> Expression:
+        """The named quantity over the state and the guided output, or the heads."""
+        if self.prediction.heads:
+            shares = self.head_weights(name, time)
+            return sum((shares[head] * outputs[head] for head in shares), Expression({}))
         affine = self.prediction.quantity(name, time)
-        return affine.x * state + affine.output * output
+        return affine.x * state + affine.output * outputs[""]
+
+    def head_weights(self, name: str, time: float) -> dict[str, float]:
+        """What multiplies each head in the quantity, for the heads that it needs."""
+        weights = cast(TwoSidedPrediction, self.prediction).quantity(name, time).outputs
+        return {head: w for head, w in zip(self.prediction.heads, weights, strict=True) if w != 0}
+
+    def heads_of(self, evaluation: Evaluate) -> tuple[str, ...]:
+        """The heads that the evaluation's quantities need: an ODE does not call the second."""
+        needed = {head for label in evaluation.labels for head in self.head_weights(label, evaluation.time)}
+        return tuple(head for head in self.prediction.heads if head in needed)
 
     def branch_weights(self, time: float) -> dict[str, float]:
         """Branches that are evaluated at this time, with their weights, which sum to one."""
@@ -112,10 +134,10 @@ class Lowering:
         """The latest clean estimate of the step, if it has an evaluation and the network determines it there."""
         if self.transformed is not None and self.transformed[0] == step:
             return self.transformed[1]
-        if self.latest is None or self.latest[0] != step:
+        if self.latest is None or self.latest[0] != step or self.prediction.heads:
             return None
-        _, source, time, output = self.latest
+        _, source, time, outputs = self.latest
         try:
-            return self.define(self.quantity("denoised", time, Expression.register(source), output))
+            return self.define(self.quantity("denoised", time, Expression.register(source), outputs))
         except SingularTimeError:
             return None

@@ -15,6 +15,9 @@ Form = Callable[[float, Interpolant], float]
 
 def reversal(t: float, interpolant: Interpolant) -> float:
     """``sigma^2 d lambda/dt = sigma (alpha' sigma - alpha sigma') / alpha``: the reversal of the noising process."""
+    if not interpolant.one_sided:
+        expected = "another form: a two-sided path does not come from a noising process"
+        raise ArgumentError("diffusion", got="'reversal'", expected=expected)
     alpha, sigma, d_alpha, _ = interpolant(t)
     if alpha == 0:
         raise SingularTimeError(

@@ -65,7 +65,7 @@ def truth(path, t, data, noise):
 
 
 def test_every_registered_kind_is_tested():
-    assert {KINDS[name].get("kind", name) for name in KINDS} | {"on_path", "pfgm"} == PREDICTIONS.keys()
+    assert {KINDS[name].get("kind", name) for name in KINDS} | {"on_path", "pfgm", "two_sided"} == PREDICTIONS.keys()
 
 
 @each_path

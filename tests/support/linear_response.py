@@ -12,11 +12,11 @@ from functools import cache
 import numpy as np
 import torch
 
-from pushforward.models import GaussianOracle
+from pushforward.models import CouplingOracle, GaussianOracle
 from pushforward.solvers.plan import Boundary, Combine, Evaluate, Plan
 
 
-def response(plan: Plan, oracle: GaussianOracle) -> tuple[float, float]:
+def response(plan: Plan, oracle: GaussianOracle | CouplingOracle) -> tuple[float, float]:
     """Mean and variance of the plan's result, started from the exact marginal at its first time."""
     assert plan.interpolant == oracle.interpolant
     draws = list(dict.fromkeys(d for i in plan.instructions if isinstance(i, Combine) for d in i.draws))
@@ -28,10 +28,10 @@ def response(plan: Plan, oracle: GaussianOracle) -> tuple[float, float]:
     values = {plan.start: start}
     for instruction in plan.instructions:
         if isinstance(instruction, Evaluate):
-            slope, offset = affine(oracle, instruction.time)
-            out = slope * values[instruction.input]
-            out[0] += offset
-            values[instruction.outs[0]] = out
+            for out, label in zip(instruction.outs, instruction.labels, strict=True):
+                slope, offset = affine(oracle, instruction.time, "velocity" if label == "cond" else label)
+                values[out] = slope * values[instruction.input]
+                values[out][0] += offset
         elif isinstance(instruction, Combine):
             scales = instruction.scales or [()] * len(instruction.outs)
             values.update(
@@ -48,14 +48,17 @@ def response(plan: Plan, oracle: GaussianOracle) -> tuple[float, float]:
 
 
 @cache
-def affine(oracle: GaussianOracle, t: float) -> tuple[float, float]:
-    """Slope and offset of the velocity, which is affine in the state and finite at both ends."""
+def affine(oracle: GaussianOracle | CouplingOracle, t: float, field: str = "velocity") -> tuple[float, float]:
+    """Slope and offset of a field that is affine in the state, by default the velocity, finite at both ends."""
     x = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
-    low, high = oracle.velocity(x, t).flatten().tolist()
+    low, high = getattr(oracle, field)(x, t).flatten().tolist()
     return high - low, low
 
 
-def marginal(oracle: GaussianOracle, t: float) -> tuple[float, float]:
+def marginal(oracle: GaussianOracle | CouplingOracle, t: float) -> tuple[float, float]:
     """Mean and variance of x_t."""
+    if isinstance(oracle, CouplingOracle):
+        mean, covariance = oracle.moments(t)
+        return mean.item(), covariance.item()
     alpha, sigma, _, _ = oracle.interpolant(t)
     return alpha * float(oracle.mean), alpha**2 * float(oracle.covariance) + sigma**2
