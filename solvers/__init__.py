@@ -8,6 +8,7 @@ else:
     from . import exponential, ode, sde
     from .executor import Executor, Request
     from .grids import GRIDS, Cosine, Karras, LogSNR, Shifted, Uniform, grid
+    from .head_start import HeadStart
     from .hooks import Hook, StepState, Trajectory
     from .plan import Cost, Expression, Plan, StepBuilder
     from .sde import Diffusion
@@ -21,6 +22,7 @@ else:
         "Executor",
         "Expression",
         "FixedGridSolver",
+        "HeadStart",
         "Hook",
         "Karras",
         "LogSNR",
