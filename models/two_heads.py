@@ -67,7 +67,7 @@ class TwoSidedPrediction(Prediction):
             raise ArgumentError("noise_sign", got=self.noise_sign, expected="1 or -1")
 
     @property
-    def heads(self) -> tuple[str, ...]:
+    def heads(self) -> tuple[str, ...]:  # type: ignore[override]  # a constant of other predictions
         """Names of the outputs, in order."""
         return (self.motion,) if self.noise_head is None else (self.motion, self.noise_head)
 

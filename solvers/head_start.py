@@ -117,18 +117,18 @@ class HeadStart:
             raise ArgumentError("moments", got="NaN or infinity", expected="finite numbers")
         if not torch.allclose(covariance, covariance.mT, rtol=1e-10, atol=0):
             raise ArgumentError("covariance", got="a matrix that is not symmetric", expected="symmetry")
-        rank = size if rank is None else rank
-        if not 0 <= rank <= size:
+        kept = size if rank is None else rank
+        if not 0 <= kept <= size:
             raise ArgumentError("rank", got=rank, expected=f"0 to {size}")
         variances, basis = torch.linalg.eigh(covariance)  # ascending, in float64 whatever the data
         if variances[0] < -1e-10 * variances[-1].abs():
             raise ArgumentError("covariance", got=f"the eigenvalue {variances[0].item():.6g}", expected="none below 0")
         variances, basis = variances.clamp(min=0).flip(0), basis.flip(1)
         if floor is None:
-            floor = float(variances[rank:].mean()) if rank < size else 0.0
+            floor = float(variances[kept:].mean()) if kept < size else 0.0
         if not 0 <= floor < float("inf"):
             raise ArgumentError("floor", got=floor, expected="a finite number, at least 0")
-        return cls(mean, variances[:rank].clone(), basis[:, :rank].clone(), float(floor))
+        return cls(mean, variances[:kept].clone(), basis[:, :kept].clone(), float(floor))
 
     def flow(self, x: Tensor, start: float, stop: float, interpolant: Interpolant) -> Tensor:
         """Where the Gaussian's flow carries x from time ``start`` to time ``stop``, in either direction.
