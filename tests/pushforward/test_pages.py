@@ -1,0 +1,32 @@
+"""The pages of the documentation: their Python runs, and their table of errors is true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import brownian
+import pytest
+from mutation import SCALAR, variance_errors
+
+from pushforward import solvers
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PATHS = (DOCS / "paths.md").read_text()
+
+
+def test_the_code_of_the_page_of_paths_runs() -> None:
+    blocks, names = re.findall(r"```python\n(.*?)```", PATHS, re.S), {}
+    assert len(blocks) == 4
+    for block in blocks:
+        exec(block, names)
+    assert names["x1"].shape == names["x0"].shape == names["start"].shape
+
+
+@pytest.mark.parametrize("row", re.findall(r"^\| `(\w+)` \|.*\| (\S+) \| (\S+) \|$", PATHS, re.M), ids=lambda r: r[0])
+def test_the_errors_of_the_page_of_paths_are_measured(row: tuple[str, str, str]) -> None:
+    name, strong, weak = row
+    assert brownian.linear_errors(solvers.solver(name), (64,), SCALAR, "sigma") == pytest.approx(
+        [float(strong)], rel=0.05
+    )
+    assert variance_errors(solvers.solver(name), (64,)) == pytest.approx([float(weak)], rel=0.05)
