@@ -50,6 +50,7 @@ else:
     from .schedules import VE as VE
     from .schedules import Cosine as Cosine
     from .schedules import VPLinear as VPLinear
+    from .shift import shift_time as shift_time
     from .two_heads import TwoSidedModel as TwoSidedModel
     from .two_heads import TwoSidedPrediction as TwoSidedPrediction
     from .two_heads import adapt_two_sided as adapt_two_sided

@@ -7,7 +7,24 @@ if (
 else:
     from . import exponential, ode, sde
     from .executor import Executor, Request
-    from .grids import GRIDS, Cosine, Karras, LogSNR, Shifted, Uniform, grid
+    from .grids import (
+        GRIDS,
+        AlignYourSteps,
+        Arctan,
+        Beta,
+        Cosine,
+        DynamicShift,
+        Indices,
+        Karras,
+        LogSNR,
+        NoiseRatios,
+        Shifted,
+        Stretched,
+        Sway,
+        Timesteps,
+        Uniform,
+        grid,
+    )
     from .head_start import HeadStart
     from .hooks import Hook, StepState, Trajectory
     from .plan import Cost, Expression, Plan, StepBuilder
@@ -16,21 +33,30 @@ else:
 
     __all__ = [
         "GRIDS",
+        "AlignYourSteps",
+        "Arctan",
+        "Beta",
         "Cosine",
         "Cost",
         "Diffusion",
+        "DynamicShift",
         "Executor",
         "Expression",
         "FixedGridSolver",
         "HeadStart",
         "Hook",
+        "Indices",
         "Karras",
         "LogSNR",
+        "NoiseRatios",
         "Plan",
         "Request",
         "Shifted",
         "StepBuilder",
         "StepState",
+        "Stretched",
+        "Sway",
+        "Timesteps",
         "Trajectory",
         "Uniform",
         "exponential",

@@ -1,0 +1,29 @@
+"""Time grids: pure functions from a number of steps (and an interpolant) to increasing times, as plain float64."""
+
+from .clock import Cosine, Sway, Uniform
+from .levels import Arctan, Beta, Karras, LevelGrid, LogSNR
+from .registry import GRIDS, GridFunction, grid, register
+from .shift import DynamicShift, Shifted, Stretched
+from .tables import AlignYourSteps, Indices, NoiseRatios, Timesteps
+
+__all__ = [
+    "GRIDS",
+    "AlignYourSteps",
+    "Arctan",
+    "Beta",
+    "Cosine",
+    "DynamicShift",
+    "GridFunction",
+    "Indices",
+    "Karras",
+    "LevelGrid",
+    "LogSNR",
+    "NoiseRatios",
+    "Shifted",
+    "Stretched",
+    "Sway",
+    "Timesteps",
+    "Uniform",
+    "grid",
+    "register",
+]
