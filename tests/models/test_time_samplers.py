@@ -47,8 +47,8 @@ def test_draws_fill_a_histogram_as_the_density_says(sampler: TimeSampler) -> Non
     nodes, weights = (torch.from_numpy(values) for values in np.polynomial.legendre.leggauss(200))
     cells = torch.arange(40, dtype=torch.float64)[:, None]
     shares = (sampler.log_prob((cells + (nodes + 1) / 2) / 40).exp() * weights).sum(-1) / 80
-    # Mode(1.75) nearly diverges at 1/2, between two cells, where the rule is good to 1e-5; elsewhere to rounding.
-    assert shares.sum().item() == pytest.approx(1.0, abs=1e-4)
+    # Mode(-1) diverges like an inverse square root at both ends, where the rule misses 1 in 300 of the last cell.
+    assert shares.sum().item() == pytest.approx(1.0, abs=1e-3)
     error = (shares * (1 - shares) / DRAWS).sqrt()
     assert ((counts / DRAWS - shares).abs() < 5 * error).all()
 
