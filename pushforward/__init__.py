@@ -13,7 +13,7 @@ if find_spec(f"{__name__}.kernels") is None:  # Python was started in a checkout
 from . import errors, kernels, models, solvers
 from .errors import PushforwardError
 from .sample import make_plan, sample
-from .solvers import Executor, Plan, Trajectory, grid, solver
+from .solvers import Executor, Plan, Trajectory, grid, optimise_grid, solver
 
 __version__ = "0.1.0"
 
@@ -27,6 +27,7 @@ __all__ = [
     "kernels",
     "make_plan",
     "models",
+    "optimise_grid",
     "sample",
     "solver",
     "solvers",

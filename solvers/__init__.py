@@ -18,12 +18,14 @@ else:
         Karras,
         LogSNR,
         NoiseRatios,
+        OptimisedGrid,
         Shifted,
         Stretched,
         Sway,
         Timesteps,
         Uniform,
         grid,
+        optimise_grid,
     )
     from .head_start import HeadStart
     from .hooks import Hook, StepState, Trajectory
@@ -49,6 +51,7 @@ else:
         "Karras",
         "LogSNR",
         "NoiseRatios",
+        "OptimisedGrid",
         "Plan",
         "Request",
         "Shifted",
@@ -62,6 +65,7 @@ else:
         "exponential",
         "grid",
         "ode",
+        "optimise_grid",
         "plan",
         "register",
         "sde",

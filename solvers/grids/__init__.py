@@ -2,6 +2,7 @@
 
 from .clock import Cosine, Sway, Uniform
 from .levels import Arctan, Beta, Karras, LevelGrid, LogSNR
+from .optimise import OptimisedGrid, optimise_grid
 from .registry import GRIDS, GridFunction, grid, register
 from .shift import DynamicShift, Shifted, Stretched
 from .tables import AlignYourSteps, Indices, NoiseRatios, Timesteps
@@ -19,11 +20,13 @@ __all__ = [
     "LevelGrid",
     "LogSNR",
     "NoiseRatios",
+    "OptimisedGrid",
     "Shifted",
     "Stretched",
     "Sway",
     "Timesteps",
     "Uniform",
     "grid",
+    "optimise_grid",
     "register",
 ]

@@ -1,0 +1,396 @@
+"""Grids made for one model, solver and number of steps, by least squares on pilot samples."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ... import kernels
+from ...errors import ArgumentError, GridError, NotFiniteError, PushforwardError
+from ...models import Guidance, Interpolant, Model, interpolant_from_config
+from ...models.trees import tree_map
+from .registry import GRIDS, GridFunction, grid
+
+if TYPE_CHECKING:
+    from ..solver import FixedGridSolver
+
+Times = tuple[float, ...]
+Array = NDArray[np.float64]
+PROBE = 0.01  # relative change of a gap for a derivative: far above a network's rounding, far below a grid's scale
+LONGEST = 1.0  # of a step of the search: no gap changes by more than a factor e at once
+LEAST_GAIN = 0.01  # relative, on held-out starts; below it the base grid is returned
+ENOUGH = 1e-3  # relative gain of a step of the search below which it ends
+
+
+@dataclass(frozen=True)
+class OptimisedGrid:
+    """Times that :func:`optimise_grid` found, and what they gain; pass it as ``grid=`` where it was made for.
+
+    Attributes:
+        times: From noise to data.
+        solver: The method it was made for, as printed.
+        base: The grid it is compared with, and which it is if nothing was gained.
+        nfe: Network evaluations of a run.
+        error, base_error: Root mean square distance to the exact samples on held-out starts, with these times and with
+            the base grid's.
+        pilot_error, pilot_base_error: The same on the starts of the search.
+        reference_error: What changes in the exact samples when their own grid is halved: errors below it mean nothing.
+        evaluations: Rows that the network saw in all, over rows of a batch: its calls for one batch of starts.
+        interpolant: Of the model.
+
+    """
+
+    times: Times
+    solver: str
+    base: str
+    nfe: int
+    error: float
+    base_error: float
+    pilot_error: float
+    pilot_base_error: float
+    reference_error: float
+    evaluations: int
+    interpolant: Interpolant
+
+    @property
+    def steps(self) -> int:
+        """How many steps the grid has."""
+        return len(self.times) - 1
+
+    @property
+    def gain(self) -> float:
+        """By what factor the error on held-out starts is smaller than the base grid's; 1 if it is the base grid."""
+        return self.base_error / self.error if self.error else 1.0
+
+    def __call__(self, steps: int, interpolant: Interpolant) -> Times:
+        """The times.
+
+        Raises:
+            GridError: Another number of steps, or another path, than those it was made for.
+        """
+        if steps != self.steps:
+            raise GridError("steps", got=steps, expected=f"{self.steps}, for which the grid was made (or None)")
+        if interpolant != self.interpolant:
+            raise GridError("grid", got=f"one for {self.interpolant}", expected=f"one for {interpolant}")
+        return self.times
+
+    def __str__(self) -> str:
+        change = f"{self.gain:.2f} times less than {self.base}'s" if self.gain > 1 else f"the grid is {self.base}"
+        return (
+            f"grid for {self.solver}, {self.steps} steps, {self.nfe} evaluations: error {self.error:.3g} on held-out "
+            f"starts ({change}; reference good to {self.reference_error:.1g}), {self.evaluations} evaluations spent\n"
+            + "  ".join(f"{t:.5f}" for t in self.times)
+        )
+
+    def to_json(self) -> str:
+        """Everything as JSON; :meth:`from_json` is the inverse."""
+        return json.dumps(asdict(self) | {"interpolant": self.interpolant.to_config()})
+
+    @classmethod
+    def from_json(cls, text: str) -> OptimisedGrid:
+        """Inverse of :meth:`to_json`."""
+        values = json.loads(text)
+        path = interpolant_from_config(values["interpolant"])
+        return cls(**values | {"times": tuple(values["times"]), "interpolant": path})
+
+
+def optimise_grid(
+    model: Model,
+    solver: str | FixedGridSolver,
+    steps: int,
+    shape: Sequence[int],
+    *,
+    base: str | GridFunction | Sequence[float] = "uniform",
+    pilot: int = 64,
+    held_out: int = 64,
+    seed: int = 0,
+    guidance: float | Guidance = 1.0,
+    condition: Mapping[str, Any] | None = None,
+    null: Mapping[str, Any] | None = None,
+    iterations: int = 10,
+    starts: int = 2,
+    reference_steps: int = 48,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> OptimisedGrid:
+    r"""The grid on which ``solver`` comes nearest to the exact samples of this model in ``steps`` steps.
+
+    Where Align Your Steps minimises a bound, this minimises the error itself: of the samples :math:`x(p)` from fixed
+    pilot starts against the exact ones, over the logarithms p of the gaps of the grid,
+
+    .. math:: \min_p \sum_i |x_i(p) - x_i^*|^2, \quad t_{j+1} - t_j \propto e^{p_j},
+
+    by damped Gauss-Newton steps with a secant term and differences for derivatives: steps + 2 or so runs an iteration.
+    It begins at ``base`` and at the best of all registered grids, so that a bad base costs nothing. The result is the
+    best of all on the pilot, if on held-out starts too it is better than the base, by 1 % and by more than the error of
+    the exact samples; otherwise it is the base.
+
+    A run costs ``steps`` evaluations of ``pilot`` rows, and the whole some hundred runs: seconds to minutes, once; keep
+    the result with ``to_json``. Only the seed decides the result. A guided pair counts as one evaluation.
+
+    Args:
+        model: The network, or an oracle's.
+        solver: The method, by name or as an object; it must draw no noise.
+        steps: Steps of the grid, at least 1.
+        shape: Of one sample, without the batch.
+        base: The grid to beat, as in :func:`grid`.
+        pilot, held_out: How many starts the search sees, and how many judge it.
+        seed: Of the starts, in [0, 2**64).
+        guidance, condition, null: As in :func:`pushforward.sample`. Tensors of a condition have 1 row, or
+            ``pilot + held_out``.
+        iterations: Of the search from one start, at most.
+        starts: How many grids the search begins at, at least 1.
+        reference_steps: Steps of RK4 for the exact samples, at least 4; see ``reference_error``.
+        dtype, device: Of the states.
+
+    Raises:
+        ArgumentError: A number out of range, or a solver that draws noise.
+        PushforwardError: What a run on the base grid would raise.
+
+    Source:
+        Sabour et al. 2024, Align Your Steps (that a grid be made for the model); Dennis, Gay & Welsch
+        1981, NL2SOL (Gauss-Newton with a secant term).
+
+    Example:
+        >>> from pushforward.models import GaussianOracle
+        >>> from pushforward.solvers import optimise_grid
+        >>> model = GaussianOracle([0.7], [[0.09]]).model()
+        >>> found = optimise_grid(model, "midpoint", 3, (1,), pilot=16, held_out=16, dtype=torch.float64)
+        >>> found.gain > 2
+        True
+    """
+    from ..solver import solver as find_solver
+
+    for name, value, least in (("steps", steps, 1), ("pilot", pilot, 1), ("held_out", held_out, 1),
+                               ("iterations", iterations, 0), ("starts", starts, 1),
+                               ("reference_steps", reference_steps, 4)):  # fmt: skip
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ArgumentError(name, got=repr(value), expected=f"an integer, at least {least}")
+    method = find_solver(solver)
+    base_times = grid(base, steps, model.interpolant)
+    noise = kernels.normal(
+        (pilot + held_out, *shape), seed=seed, draw=kernels.Draw(kernels.PURPOSE_INITIAL, 0), dtype=dtype, device=device
+    )
+    conditions = (dict(condition or {}), None if null is None else dict(null))
+    parts = [
+        Runs(model, method, noise[rows], guidance, *(take_rows(tree, rows, len(noise)) for tree in conditions))
+        for rows in (slice(0, pilot), slice(pilot, None))
+    ]
+    search, judge = parts
+    candidates = usable([base_times, *registered(steps, model.interpolant)], search)
+    reference_error = max(part.find_exact(base_times[0], reference_steps) for part in parts)
+    ranked = sorted(candidates, key=search.error)
+    best = ranked[0]
+    for times in dict.fromkeys([*ranked[: max(starts - 1, 1)], base_times][:starts]):
+        found = descend(search, times, iterations)
+        best = min(best, found, key=search.error)
+    gained = judge.error(base_times) - judge.error(best)
+    if not gained > max(LEAST_GAIN * judge.error(base_times), reference_error):
+        best = base_times
+    return OptimisedGrid(
+        best,
+        str(method),
+        base if isinstance(base, str) else str(base) if callable(base) else "the given times",
+        search.plan(best).nfe,
+        judge.error(best),
+        judge.error(base_times),
+        search.error(best),
+        search.error(base_times),
+        reference_error,
+        search.calls + judge.calls,
+        model.interpolant,
+    )
+
+
+class Runs:
+    """Runs of one model and solver from fixed starts: the errors that the search lowers.
+
+    Attributes:
+        exact: The exact samples, [B, *D], once :meth:`find_exact` has been called.
+        calls: How often the network was called.
+    """
+
+    exact: Tensor
+
+    def __init__(
+        self,
+        model: Model,
+        solver: FixedGridSolver,
+        noise: Tensor,
+        guidance: float | Guidance,
+        condition: dict[str, Any] | None,
+        null: dict[str, Any] | None,
+    ) -> None:
+        self.model, self.solver, self.noise = model, solver, noise
+        self.guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance) if guidance != 1 else None
+        self.network = model.bind(condition, null, guidance)
+        self.errors: dict[Times, float] = {}
+
+    @property
+    def calls(self) -> int:
+        """How often the network was called."""
+        return self.network.calls
+
+    def plan(self, times: Times, solver: FixedGridSolver | None = None) -> Any:
+        """The optimised plan on a grid."""
+        from ..solver import plan
+
+        prediction = self.model.prediction
+        program = plan(solver or self.solver, times, self.model.interpolant, prediction=prediction)
+        if program.stochastic:
+            raise ArgumentError("solver", got=str(self.solver), expected="one that draws no noise")
+        return program.lower(prediction, self.guidance).optimise()
+
+    def run(self, times: Times, solver: FixedGridSolver | None = None) -> Tensor:
+        """The samples on a grid."""
+        from ..executor import Executor
+
+        plan = self.plan(times, solver)
+        with torch.no_grad():
+            start = self.noise * self.model.interpolant.sigma(times[0])
+            return Executor(plan, start).run(self.network.evaluate)
+
+    def find_exact(self, first: float, steps: int) -> float:
+        """Make the exact samples by RK4 on equal angles from ``first``; how far half as many steps are off."""
+        from ..solver import solver
+
+        fine, coarse = (self.run(equal_angles(self.model.interpolant, first, n), solver("rk4"))
+                        for n in (steps, max(steps // 2, 1)))  # fmt: skip
+        self.exact = fine
+        return rms(fine - coarse)
+
+    def difference(self, times: Times) -> Array:
+        """Distances to the exact samples, flat."""
+        return (self.run(times) - self.exact).double().flatten().cpu().numpy()
+
+    def error(self, times: Times) -> float:
+        """Root mean square distance to the exact samples; infinite where the run is not finite."""
+        if times not in self.errors:
+            try:
+                self.errors[times] = rms(self.run(times) - self.exact)
+            except NotFiniteError:
+                self.errors[times] = math.inf
+        return self.errors[times]
+
+
+def rms(difference: Tensor) -> float:
+    """Root of the mean square, in float64."""
+    return difference.double().square().mean().sqrt().item()
+
+
+def take_rows(tree: dict[str, Any] | None, rows: slice, count: int) -> dict[str, Any] | None:
+    """A condition with some of its rows; tensors of one row or of none stay."""
+
+    def take(path: str, leaf: Any) -> Any:
+        return leaf[rows] if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == count else leaf
+
+    return None if tree is None else tree_map(take, tree)
+
+
+def registered(steps: int, interpolant: Interpolant) -> list[Times]:
+    """The registered grids that need no option and fit the path."""
+    found = []
+    for name in GRIDS:
+        try:
+            found.append(grid(name, steps, interpolant))
+        except PushforwardError:
+            continue
+    return found
+
+
+def usable(grids: list[Times], runs: Runs) -> list[Times]:
+    """The grids, all from the first one's start, that the solver can run; the first must be one, or its error is shown.
+
+    Raises:
+        PushforwardError: Of the first grid.
+    """
+    first, *_ = grids[0]
+    kept = [grids[0]]
+    runs.plan(grids[0])
+    for times in grids[1:]:
+        moved = (first, *times[1:])
+        try:
+            runs.plan(moved)
+        except PushforwardError:
+            continue
+        kept.append(moved)
+    return list(dict.fromkeys(kept))
+
+
+def equal_angles(interpolant: Interpolant, first: float, steps: int) -> Times:
+    """Times from ``first`` to 1 at equal steps of atan(nu): fine where every path turns from noise to data.
+
+    The last step is divided further, by fours, since at sigma = 0 it may have to be one of first order.
+    """
+    high, low = math.atan(interpolant.noise_ratio(first)), math.atan(interpolant.noise_ratio(1.0))
+    levels = [math.tan(high + i / steps * (low - high)) for i in range(1, steps)]
+    levels += [levels[-1] / 4**k for k in range(1, 6) if levels[-1] / 4**k > math.tan(low)]
+    return (first, *(interpolant.time_at_noise_ratio(nu) for nu in levels), 1.0)
+
+
+def with_gaps(times: Times, change: Array) -> Times:
+    """The grid whose gaps are changed by factors exp(change), between the same ends."""
+    first, last = times[0], times[-1]
+    gaps = np.exp(change) * np.diff(times)
+    inner = first + (last - first) * np.cumsum(gaps)[:-1] / gaps.sum()
+    return (first, *inner.tolist(), last)
+
+
+def descend(runs: Runs, times: Times, iterations: int) -> Times:
+    """A local minimum of the squared error over the gaps, from ``times`` down.
+
+    The Hessian is J'J and, for the curvature of errors that no grid removes, a secant term S (Powell's symmetric
+    update); damping keeps it positive and the steps short.
+    """
+    size = len(times) - 1
+    p, damping, curvature = np.zeros(size), 1e-3, np.zeros((size, size))
+
+    def difference_at(change: Array) -> Array:
+        return runs.difference(with_gaps(times, change))
+
+    try:
+        difference = difference_at(p)
+    except NotFiniteError:
+        return times
+    slopes = last = None
+    for _ in range(iterations if size > 1 else 0):
+        before, slopes = slopes, derivatives(difference_at, p, difference)
+        if before is not None and last is not None:
+            miss = (slopes - before).T @ difference - curvature @ last
+            length = last @ last
+            curvature += (np.outer(miss, last) + np.outer(last, miss)) / length
+            curvature -= (miss @ last) / length**2 * np.outer(last, last)
+        squares, pull = slopes.T @ slopes, slopes.T @ difference
+        hessian, scale = squares + curvature, np.trace(squares) / size + 1e-300
+        lowest = np.linalg.eigvalsh(hessian)[0]
+        loss, gain = difference @ difference, 0.0
+        for _ in range(8):
+            shift = max(damping * scale, damping * scale - 1.5 * lowest)
+            step = np.linalg.solve(hessian + shift * np.eye(size), -pull)
+            step -= step.mean()  # a common factor of all gaps changes nothing
+            step *= min(1.0, LONGEST / max(np.abs(step).max(), 1e-300))
+            try:
+                trial = difference_at(p + step)
+            except (NotFiniteError, GridError):
+                trial = np.full_like(difference, np.inf)
+            if trial @ trial < loss:
+                gain = 1 - (trial @ trial) / loss
+                p, difference, last, damping = p + step, trial, step, damping / 5
+                break
+            damping *= 5
+        if gain < ENOUGH:
+            break
+    return with_gaps(times, p)
+
+
+def derivatives(function: Callable[[Array], Array], p: Array, value: Array) -> Array:
+    """Forward differences, [size of the value, size of p]."""
+    return np.stack([(function(p + PROBE * axis) - value) / PROBE for axis in np.eye(len(p))], -1)
