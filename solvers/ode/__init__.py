@@ -2,6 +2,7 @@
 
 from .adams import AdamsBashforth, AdamsBashforthMoulton, adams_weights
 from .pseudo_corrector import PseudoCorrector
+from .ramped_adams import RampedAdamsBashforth
 from .runge_kutta import RK4, RK38, SSPRK3, Euler, Heun, Kutta3, Midpoint, Ralston, RungeKutta
 from .tableau import Tableau, rooted_trees
 
@@ -17,6 +18,7 @@ __all__ = [
     "Midpoint",
     "PseudoCorrector",
     "Ralston",
+    "RampedAdamsBashforth",
     "RungeKutta",
     "Tableau",
     "adams_weights",
