@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from ...models.trees import tree_map
 from .registry import GRIDS, GridFunction, grid
 
 if TYPE_CHECKING:
+    from ..plan import Plan
     from ..solver import FixedGridSolver
 
 Times = tuple[float, ...]
@@ -42,7 +44,7 @@ class OptimisedGrid:
         error, base_error: Root mean square distance to the exact samples on held-out starts, with these times and with
             the base grid's.
         pilot_error, pilot_base_error: The same on the starts of the search.
-        reference_error: What changes in the exact samples when their own grid is halved: errors below it mean nothing.
+        reference_error: What changes in the exact samples with half as many steps: errors below it mean nothing.
         evaluations: Rows that the network saw in all, over rows of a batch: its calls for one batch of starts.
         interpolant: Of the model.
 
@@ -92,7 +94,7 @@ class OptimisedGrid:
 
     def to_json(self) -> str:
         """Everything as JSON; :meth:`from_json` is the inverse."""
-        return json.dumps(asdict(self) | {"interpolant": self.interpolant.to_config()})
+        return json.dumps(dataclasses.asdict(self) | {"interpolant": self.interpolant.to_config()})
 
     @classmethod
     def from_json(cls, text: str) -> OptimisedGrid:
@@ -231,41 +233,55 @@ class Runs:
     ) -> None:
         self.model, self.solver, self.noise = model, solver, noise
         self.guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance) if guidance != 1 else None
-        self.network = model.bind(condition, null, guidance)
+        self.condition = condition, null
+        self.network = model.bind(condition, null, self.guidance)
         self.errors: dict[Times, float] = {}
+        self.calls = 0
 
-    @property
-    def calls(self) -> int:
-        """How often the network was called."""
-        return self.network.calls
-
-    def plan(self, times: Times, solver: FixedGridSolver | None = None) -> Any:
+    def plan(self, times: Times) -> Plan:
         """The optimised plan on a grid."""
         from ..solver import plan
 
         prediction = self.model.prediction
-        program = plan(solver or self.solver, times, self.model.interpolant, prediction=prediction)
+        program = plan(self.solver, times, self.model.interpolant, prediction=prediction)
         if program.stochastic:
             raise ArgumentError("solver", got=str(self.solver), expected="one that draws no noise")
         return program.lower(prediction, self.guidance).optimise()
 
-    def run(self, times: Times, solver: FixedGridSolver | None = None) -> Tensor:
+    def run(self, times: Times) -> Tensor:
         """The samples on a grid."""
         from ..executor import Executor
 
-        plan = self.plan(times, solver)
+        plan = self.plan(times)
+        self.calls += plan.nfe
         with torch.no_grad():
             start = self.noise * self.model.interpolant.sigma(times[0])
             return Executor(plan, start).run(self.network.evaluate)
 
     def find_exact(self, first: float, steps: int) -> float:
-        """Make the exact samples by RK4 on equal angles from ``first``; how far half as many steps are off."""
-        from ..solver import solver
+        """Make the exact samples by RK4, from the state at ``first``; how far half as many steps are off.
 
-        fine, coarse = (self.run(equal_angles(self.model.interpolant, first, n), solver("rk4"))
-                        for n in (steps, max(steps // 2, 1)))  # fmt: skip
-        self.exact = fine
-        return rms(fine - coarse)
+        On the linear path, whatever the model's: the samples do not depend on the path, and a discrete one has kinks at
+        which a Runge-Kutta method is of first order.
+        """
+        self.exact, coarse = (self.along_linear(first, n) for n in (steps, steps // 2))
+        return rms(self.exact - coarse)
+
+    def along_linear(self, first: float, steps: int) -> Tensor:
+        """The samples by RK4 on equal angles of the linear path."""
+        from ..executor import Executor
+        from ..solver import plan, solver
+
+        prediction, path = self.model.prediction.on("linear"), self.model.interpolant
+        alpha, sigma, *_ = path(first)
+        times = equal_angles(prediction.interpolant, alpha / (alpha + sigma), path.noise_range[0], steps)
+        program = plan(solver("rk4"), times, prediction.interpolant, prediction=prediction)
+        network = dataclasses.replace(self.model, prediction=prediction).bind(*self.condition, self.guidance)
+        with torch.no_grad():
+            start = self.noise * (sigma / (alpha + sigma))
+            exact = Executor(program.lower(prediction, self.guidance).optimise(), start).run(network.evaluate)
+        self.calls += network.calls
+        return exact
 
     def difference(self, times: Times) -> Array:
         """Distances to the exact samples, flat."""
@@ -325,15 +341,17 @@ def usable(grids: list[Times], runs: Runs) -> list[Times]:
     return list(dict.fromkeys(kept))
 
 
-def equal_angles(interpolant: Interpolant, first: float, steps: int) -> Times:
+def equal_angles(path: Interpolant, first: float, smallest: float, steps: int) -> Times:
     """Times from ``first`` to 1 at equal steps of atan(nu): fine where every path turns from noise to data.
 
-    The last step is divided further, by fours, since at sigma = 0 it may have to be one of first order.
+    The last step, which has to be one of first order at sigma = 0, is divided further, by fours. No level is below
+    ``smallest``; the last one before 1 is ``smallest`` itself if that is not 0: networks know nothing below it.
     """
-    high, low = math.atan(interpolant.noise_ratio(first)), math.atan(interpolant.noise_ratio(1.0))
-    levels = [math.tan(high + i / steps * (low - high)) for i in range(1, steps)]
-    levels += [levels[-1] / 4**k for k in range(1, 6) if levels[-1] / 4**k > math.tan(low)]
-    return (first, *(interpolant.time_at_noise_ratio(nu) for nu in levels), 1.0)
+    high = math.atan(path.noise_ratio(first))
+    levels = [math.tan(high * (1 - i / steps)) for i in range(1, steps)]
+    levels += [levels[-1] / 4**k for k in range(1, 6)]
+    levels = [nu for nu in levels if nu > smallest] + ([smallest] if smallest else [])
+    return (first, *(path.time_at_noise_ratio(nu) for nu in levels), 1.0)
 
 
 def with_gaps(times: Times, change: Array) -> Times:
