@@ -286,9 +286,9 @@ def solver_table(runs: list[Run], problem: str) -> tuple[list[str], list[list[st
     return ["library", "solver", *map(str, NFE)], lines
 
 
-def markdown(runs: list[Run], skipped: list[str], picture: str | None) -> str:
+def markdown(runs: list[Run], skipped: list[str], picture: str | None, note: str = "") -> str:
     """The page ``docs/work_precision.md``."""
-    parts = [PREAMBLE.strip(), ""]
+    parts = [PREAMBLE.strip(), ""] + ([note, ""] if note else [])
     if picture:
         parts += [f"![error against evaluations]({picture})", ""]
     for title, head, lines in tables(runs):
@@ -347,7 +347,7 @@ def plot(runs: list[Run], file: Path) -> None:
         axis.set(title=f"{problem}, {dtype}", xlabel="network evaluations", ylabel="RMS error", yscale="log")
         axis.set_xticks(NFE)
         axis.grid(alpha=0.3, which="both")
-    axes.flat[0].legend(fontsize=8)
+    axes.flat[0].legend(fontsize=8, loc="lower left")
     figure.tight_layout()
     figure.savefig(file, dpi=110)
     pyplot.close(figure)
@@ -363,6 +363,7 @@ def main() -> None:
     parser.add_argument("--digits", type=int, default=16, help="samples of the digit model (0: leave them out)")
     parser.add_argument("--only", default="", help="problems whose name has this in it")
     parser.add_argument("--reuse", type=Path, nargs="*", default=[], metavar="FILE", help="add the runs of such JSON")
+    parser.add_argument("--note", default="", help="a paragraph for the page: how many samples, what differed")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], help="the first chooses the grids")
     parser.add_argument("--optimise", type=int, default=4, help="solvers for which a grid is made, of each budget")
     options = parser.parse_args()
@@ -391,7 +392,7 @@ def main() -> None:
         plot(runs, options.plot)
     if options.markdown:
         picture = options.plot.name if options.plot else None
-        options.markdown.write_text(markdown(runs, skipped, picture), encoding="utf-8")
+        options.markdown.write_text(markdown(runs, skipped, picture, options.note), encoding="utf-8")
     if options.json:
         found = {"rows": rows(runs), "runs": [asdict(run) for run in runs], "skipped": skipped, "machine": machine()}
         options.json.write_text(json.dumps(found, indent=1) + "\n")
