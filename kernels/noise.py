@@ -83,6 +83,19 @@ class Noise:
         if self.samples is not None:
             check_samples(self.samples)
 
+    def at(self, draw: Draw) -> Noise:
+        """The same samples of the same seed at another draw; the ids are not looked at again.
+
+        Example:
+            >>> key = Noise(7, Draw(PURPOSE_DIFFUSION, 0))
+            >>> key.at(Draw(PURPOSE_DIFFUSION, 1)) == Noise(7, Draw(PURPOSE_DIFFUSION, 1))
+            True
+        """
+        other = object.__new__(Noise)
+        for name, value in (("seed", self.seed), ("draw", draw), ("samples", self.samples)):
+            object.__setattr__(other, name, value)
+        return other
+
 
 def check_samples(samples: Tensor) -> None:
     """Raise unless ``samples`` is a one-dimensional int64 tensor without negative ids."""

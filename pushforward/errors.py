@@ -53,6 +53,10 @@ class BackendError(PushforwardError, RuntimeError):
     """A backend that was asked for by name is not available here, or cannot do what was asked."""
 
 
+class MissingDependencyError(PushforwardError, ImportError):
+    """An optional library that is not installed; the message says how to install it."""
+
+
 class CorruptFileError(PushforwardError, RuntimeError):
     """A shipped file whose checksum differs from its card's."""
 

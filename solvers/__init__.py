@@ -5,7 +5,7 @@ if (
 ):  # on sys.path by accident (a checkout as working directory): look like an unrelated, empty module
     __version__ = "0"
 else:
-    from . import exponential, ode, sde
+    from . import exponential, interop, ode, sde
     from .executor import Executor, Request
     from .grids import (
         GRIDS,
@@ -64,6 +64,7 @@ else:
         "Uniform",
         "exponential",
         "grid",
+        "interop",
         "ode",
         "optimise_grid",
         "plan",

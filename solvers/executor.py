@@ -113,6 +113,7 @@ class Executor:
         check_run(plan, x0, hooks, transforms or {}, check)
         self.plan, self.hooks, self.transforms, self.check = plan, tuple(hooks), dict(transforms or {}), check
         self.seed, self.samples, self.differentiable = seed, samples, differentiable
+        self.key: kernels.Noise | None = None
         start = x0 if differentiable else x0.detach()
         start = start if is_dense(start) else start.contiguous()
         self.shape, self.dtype, self.device, self.strides = start.shape, start.dtype, start.device, start.stride()
@@ -124,8 +125,8 @@ class Executor:
         self.fused = check == "fused" and self.device.type == "cpu"
         self.irregular: set[Register] = set()  # foreign tensors whose strides are not the state's
         self.pending: Request | None = None
-        self.position = 0
-        self.operations = self.bind()
+        self.position = self.evaluated = 0
+        self.operations = [] if differentiable else self.bind()  # with a graph nothing is written to twice, so bound
 
     # --- binding: everything that does not change from call to call ---------------------------------------------
 
@@ -155,9 +156,7 @@ class Executor:
         return operations
 
     def bind_combine(self, combine: Combine, dying: tuple[Register, ...]) -> Bound:
-        """A call bound to buffers and coefficients, unless gradients flow."""
-        if self.differentiable:
-            return Bound(combine, dying)
+        """A call bound to buffers and coefficients."""
         given = [self.values.get(register) for register in combine.inputs]
         changing = tuple([r for r, value in zip(combine.inputs, given, strict=True) if value is None])
         outs = [self.values[register] for register in combine.outs]
@@ -167,7 +166,9 @@ class Executor:
 
     def noise(self, combine: Combine) -> list[kernels.Noise] | None:
         """The draws of the combination, keyed for this run."""
-        return [kernels.Noise(self.seed, draw, self.samples) for draw in combine.draws] or None
+        if self.key is None and combine.draws:
+            self.key = kernels.Noise(self.seed, combine.draws[0], self.samples)
+        return [self.key.at(draw) for draw in combine.draws] or None if self.key else None
 
     # --- the run ------------------------------------------------------------------------------------------------
 
@@ -179,13 +180,15 @@ class Executor:
             raise PlanError(
                 "executor", got="a request for the next evaluation", expected="supply() for the last one first"
             )
+        if self.differentiable:
+            return self.next_unbound()
         operations, values = self.operations, self.values
         while self.position < len(operations):
             operation = operations[self.position]
             self.position += 1
             if isinstance(operation, Request):
                 self.pending = operation
-                if operation.input is None or self.differentiable:
+                if operation.input is None:
                     operation.input = values[self.plan.evaluations[operation.index].input]
                 return operation
             if operation.prepared is None or (self.irregular and not self.irregular.isdisjoint(operation.changing)):
@@ -194,6 +197,28 @@ class Executor:
                 raise not_finite(self, cast(Combine, operation.instruction))
             for register in operation.dying:
                 del values[register]
+        self.finish()
+        raise StopIteration
+
+    def next_unbound(self) -> Request:
+        """The next request of a run whose every result is a new tensor."""
+        plan, values = self.plan, self.values
+        instructions, dying = plan.instructions, plan.dying
+        for position in range(self.position, len(instructions)):
+            instruction = instructions[position]
+            if type(instruction) is Combine:
+                self.combine(instruction)
+            elif type(instruction) is Evaluate:
+                source, outs, index = values[instruction.input], instruction.outs, self.evaluated
+                self.pending = Request(source, instruction.time, instruction.labels, instruction.step, index, outs)
+                self.position, self.evaluated = position + 1, index + 1
+            else:
+                self.execute(Bound(instruction, ()))
+            for register in dying[position]:
+                del values[register]
+            if self.pending is not None:
+                return self.pending
+        self.position = len(instructions)
         self.finish()
         raise StopIteration
 
@@ -281,8 +306,10 @@ class Executor:
         values = self.values
         inputs, scales = [values[register] for register in combine.inputs], combine.scales or None
         outs = None if self.differentiable else [values[register] for register in combine.outs]
-        results = kernels.combine(inputs, combine.matrix, out=outs, noise=self.noise(combine), scale=scales)
-        values.update(zip(combine.outs, results, strict=True))
+        noise = self.noise(combine) if scales else None
+        results = kernels.combine(inputs, combine.matrix, out=outs, noise=noise, scale=scales)
+        for register, result in zip(combine.outs, results, strict=True):
+            values[register] = result
         if self.fused and not all([bool(result.isfinite().all()) for result in results]):
             raise not_finite(self, combine)
 

@@ -85,6 +85,15 @@ class Plan:
         """The network evaluations, in order."""
         return tuple(i for i in self.instructions if isinstance(i, Evaluate))
 
+    @cached_property
+    def dying(self) -> tuple[tuple[Register, ...], ...]:
+        """For each instruction, the registers that nothing reads afterwards."""
+        seen, last = {self.result}, list[tuple[Register, ...]]()
+        for instruction in reversed(self.instructions):
+            last.append(tuple([r for r in dict.fromkeys(reads(instruction)) if r not in seen]))
+            seen.update(last[-1])
+        return tuple(reversed(last))
+
     @property
     def nfe(self) -> int:
         """Network evaluations per sample; a guided pair counts as one (``cost().forward_passes`` counts it as two)."""

@@ -1,0 +1,448 @@
+"""Any solver as a scheduler of diffusers: for pipelines that know nothing of this library."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from ... import kernels
+from ...errors import ArgumentError, PlanError, ShapeError
+from ...models import EDM, Prediction
+from ..executor import TransformFunction
+from ..plan import Plan
+from ..solver import FixedGridSolver, LastStep
+from ..solver import solver as solver_of
+from .generators import Generators, sample_ids
+from .run import OutsideRun, compiled, tail
+from .spacing import trained_times
+from .training import Mixing, Training, Unscaled, check_flow_path, trained_prediction, training_of
+
+CONVENTIONS = {"Euler": "levels", "Heun": "levels", "LMS": "levels", "KDPM2": "levels"} | dict.fromkeys(
+    ("DPMSolver", "UniPC", "DEIS", "SASolver"), "dropped_last"
+)  # by the beginning of the class's name: how it reads timestep_spacing
+
+
+@dataclass
+class DiffusersSchedulerOutput(BaseOutput):
+    """What a step returns.
+
+    Attributes:
+        prev_sample: What to give the network next; after the last step the sample.
+        pred_original_sample: The clean sample, after the last step of a run that ends there; before it None.
+
+    """
+
+    prev_sample: Tensor
+    pred_original_sample: Tensor | None = None
+
+
+class DiffusersScheduler(SchedulerMixin, ConfigMixin):
+    """A solver in the place of a diffusers scheduler: unmodified pipelines then sample with it.
+
+    ``pipeline.scheduler = DiffusersScheduler.from_config(pipeline.scheduler.config, solver="heun")`` keeps what the
+    network was trained on, and the grid the pipeline had, and replaces the method. The state is that of the network's
+    own path (``path="edm"``: x / alpha, as in k-diffusion), so ``add_noise``, ``init_noise_sigma`` and ``sigmas``
+    speak of it. A step looks nothing up by value and reads nothing from the device.
+
+    Solvers with several evaluations a step appear as a longer list of timesteps, ``order`` of them a step, as
+    diffusers' own Heun does; those that start with extra evaluations cannot begin within the list (image to image).
+    Noise is ours (Philox), keyed as :func:`~pushforward.solvers.interop.sample_ids` says. A tensor that a step returns
+    is never written to again; one that the pipeline changes, or replaces, is where the run goes on.
+
+    Args:
+        solver: A registered solver, or one as an object (then without ``solver_options``).
+        solver_options: Its options.
+        path: None or "edm": where the solver works. Heun in the noise level, as diffusers' HeunDiscreteScheduler, is
+            "heun" on "edm". Not for flow matching.
+        last_step: See :func:`pushforward.solvers.plan`.
+        grid, grid_options: A registered grid instead of diffusers' spacing.
+        training: "ddpm", "flow", "edm" or "ve"; by default what the other keys say.
+        timestep_convention: "indices", "levels" or "dropped_last": how the family of schedulers that the pipeline had
+            reads ``timestep_spacing``; set by :meth:`from_config`.
+        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, rescale_betas_zero_snr,
+            prediction_type: As in diffusers: the training.
+        timestep_spacing, steps_offset, final_sigmas_type, use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas:
+            As in diffusers: the grid.
+        clip_sample, clip_sample_range, thresholding, dynamic_thresholding_ratio, sample_max_value: As in diffusers:
+            what happens to every clean estimate; the noise estimate follows from the result.
+        shift, use_dynamic_shifting, base_shift, max_shift, base_image_seq_len, max_image_seq_len, time_shift_type,
+            shift_terminal, invert_sigmas: As in diffusers: flow matching.
+        sigma_min, sigma_max, sigma_data, rho, sigma_schedule: As in diffusers: EDM.
+
+    Raises:
+        UnknownNameError, ArgumentError: No such solver, option, path or training; says which there are.
+
+    Example:
+        >>> scheduler = DiffusersScheduler("heun", training="flow", shift=3.0)
+        >>> scheduler.set_timesteps(2)
+        >>> x = torch.ones(1, 4)
+        >>> for t in scheduler.timesteps:
+        ...     x = scheduler.step(-x, t, x).prev_sample
+        >>> len(scheduler.timesteps), scheduler.order
+        (4, 2)
+
+    """
+
+    order: int = 1
+
+    @register_to_config
+    def __init__(
+        self,
+        solver: str | FixedGridSolver = "ddim",
+        solver_options: dict[str, Any] | None = None,
+        path: Literal["edm"] | None = None,
+        last_step: LastStep = "auto",
+        grid: str | None = None,
+        grid_options: dict[str, Any] | None = None,
+        training: Training | None = None,
+        timestep_convention: str = "indices",
+        num_train_timesteps: int = 1000,
+        beta_start: float = 1e-4,
+        beta_end: float = 0.02,
+        beta_schedule: str | None = "linear",
+        trained_betas: Sequence[float] | None = None,
+        rescale_betas_zero_snr: bool = False,
+        prediction_type: str = "epsilon",
+        timestep_spacing: str = "leading",
+        steps_offset: int = 0,
+        final_sigmas_type: str = "zero",
+        use_karras_sigmas: bool = False,
+        use_exponential_sigmas: bool = False,
+        use_beta_sigmas: bool = False,
+        clip_sample: bool = False,
+        clip_sample_range: float = 1.0,
+        thresholding: bool = False,
+        dynamic_thresholding_ratio: float = 0.995,
+        sample_max_value: float = 1.0,
+        shift: float = 1.0,
+        use_dynamic_shifting: bool = False,
+        base_shift: float = 0.5,
+        max_shift: float = 1.15,
+        base_image_seq_len: int = 256,
+        max_image_seq_len: int = 4096,
+        time_shift_type: str = "exponential",
+        shift_terminal: float | None = None,
+        invert_sigmas: bool = False,
+        sigma_min: float = 0.002,
+        sigma_max: float = 80.0,
+        sigma_data: float = 0.5,
+        rho: float = 7.0,
+        sigma_schedule: str = "karras",
+    ) -> None:
+        if isinstance(solver, FixedGridSolver):
+            solver, solver_options = named(solver, solver_options)
+            self.register_to_config(solver=solver, solver_options=solver_options)
+        self._solver = solver_of(solver, **(solver_options or {}))
+        self._training = training or training_of(self.config)
+        self.register_to_config(training=self._training)
+        check_flow_path(self._training, path)
+        self._mixing = Mixing(self._trained)
+        self.num_inference_steps: int | None = None
+        self.timesteps: Tensor | None = None
+        self.sigmas: Tensor | None = None
+        self._plan: Plan | None = None
+        self._prediction = self._trained
+        self._served = self._trained
+        self._scales: list[float] = []
+        self._times: list[float] = []
+        self._begin: int | None = None
+        self._memory, self._width = 0, 1  # where ``timesteps`` lies
+        self._restart()
+        self.order = self._solver.evaluations_per_step
+
+    # --- configuration -----------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_config(  # type: ignore[override]  # theirs also takes a folder's name, which is deprecated
+        cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any
+    ) -> Any:
+        """A scheduler from another's configuration, of diffusers or of this class.
+
+        Args:
+            config: A ``config``, the contents of scheduler_config.json, or a scheduler itself (its ``config`` does not
+                name its class, which decides how ``timestep_spacing`` is read; after a download or ``save_config`` it
+                does).
+            return_unused_kwargs: Return also the arguments that this class does not have.
+            **kwargs: Arguments of this class that replace those of the configuration: ``solver="heun"``.
+
+        """
+        name = "" if isinstance(config, Mapping) else type(config).__name__
+        config = getattr(config, "config", config)
+        if not isinstance(config, Mapping):
+            raise ArgumentError("config", got=type(config).__name__, expected="a scheduler or its config")
+        name = str(config.get("_class_name") or name)
+        # diffusers would leave out the values which its class has by default, to take ours instead.
+        values = {key: value for key, value in config.items() if key != "_use_default_values"}
+        if name != cls.__name__ and "training" not in config:
+            values = translated(values, name) | {"_class_name": name or cls.__name__}
+        return super().from_config(values, return_unused_kwargs, **kwargs)
+
+    @property
+    def _trained(self) -> Prediction:
+        """How the network is read on its own path."""
+        return trained_prediction(self.config, self._training)
+
+    # --- the grid ----------------------------------------------------------------------------------------------
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+    ) -> None:
+        """Plan a run.
+
+        Args:
+            num_inference_steps: Steps; of several evaluations each if the solver has as many.
+            device: Where the timesteps are put.
+            timesteps: The network's own times of the steps, decreasing, instead.
+            sigmas: Noise levels of the steps, decreasing, instead; a last 0 may be left out. Of flow networks 1 - t,
+                which are shifted as configured, as in diffusers.
+            mu: Of dynamic shifting.
+
+        Raises:
+            ArgumentError, GridError: Values that are no grid, or contradict each other.
+
+        """
+        for name, given in (("timesteps", timesteps), ("sigmas", sigmas)):
+            if isinstance(given, Tensor):
+                raise ArgumentError(name, got="a tensor", expected="numbers on the host", hint=f"{name}.tolist()")
+        if timesteps is not None and sigmas is not None:
+            timesteps = None  # as in diffusers' flow scheduler: the levels decide, the times follow from them
+        config, trained = self.config, self._trained
+        times = trained_times(
+            config, trained, self._training, num_inference_steps, timesteps=timesteps, sigmas=sigmas, mu=mu
+        )
+        prediction = trained
+        if config.path == "edm":
+            levels = [trained.interpolant.noise_ratio(t) for t in times]
+            smallest, largest = trained.interpolant.noise_range
+            path = EDM(min(smallest, levels[0] / 2), max(largest, levels[0]))
+            times = tuple(
+                1.0 if t == 1.0 else path.time_at_noise_ratio(nu) for t, nu in zip(times, levels, strict=True)
+            )
+            prediction = trained.on(path)
+        scaled = prediction.kind != "velocity" and any(prediction.input_scale(t) != 1 for t in times[:-1])
+        served = Unscaled(prediction.interpolant, prediction.network_time, prediction) if scaled else prediction
+        self._plan = whole = compiled(self._solver, times, served, self._transform, config.last_step)
+        self._served = served
+        asked = [evaluation.time for evaluation in whole.evaluations]
+        self._times, self._scales = [prediction.time(t) for t in asked], [prediction.input_scale(t) for t in asked]
+        integral = self._training == "ddpm" and all(time == round(time) for time in self._times)
+        dtype = torch.int64 if integral else torch.float32
+        self.timesteps = torch.tensor(self._times, dtype=torch.float64).to(dtype).to(device)
+        self._memory, self._width = self.timesteps.data_ptr(), self.timesteps.element_size()
+        level = prediction.interpolant.sigma if self._training == "flow" else prediction.interpolant.noise_ratio
+        self.sigmas = torch.tensor([level(t) for t in (*asked, times[-1])], dtype=torch.float32)
+        self.num_inference_steps = whole.steps
+        self._begin = None
+        self._restart()
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Begin the run at this entry of ``timesteps`` (image to image)."""
+        self._begin = begin_index
+        self._restart()
+
+    @property
+    def begin_index(self) -> int | None:
+        """What :meth:`set_begin_index` said."""
+        return self._begin
+
+    @property
+    def step_index(self) -> int | None:
+        """The entry of ``timesteps`` whose output comes next; None before the run's first step."""
+        return None if self._run is None else self._position
+
+    def set_shift(self, shift: float) -> None:
+        """Another static shift, from the next ``set_timesteps`` on."""
+        self.register_to_config(shift=shift)
+
+    def __len__(self) -> int:
+        return int(self.config.num_train_timesteps)
+
+    # --- the run -----------------------------------------------------------------------------------------------
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: float | Tensor,
+        sample: Tensor,
+        generator: Generators = None,
+        return_dict: bool = True,
+    ) -> DiffusersSchedulerOutput | tuple[Tensor, Tensor | None]:
+        """Take the network's output at ``sample``; say where to ask it next.
+
+        Args:
+            model_output: [B, *D], or [B, 2 C, ...] of a network that returns a variance too, which is dropped.
+            timestep: The entry of ``timesteps``. An element of that tensor, or a number, is recognised (without
+                reading it); then a run can also begin, or jump, in the middle. Others count as the next in turn.
+            sample: The network's input before ``scale_model_input``.
+            generator: Of the noise of solvers that draw any; see
+                :func:`~pushforward.solvers.interop.sample_ids`. Looked at by the first step of a run.
+            return_dict: False for a tuple.
+
+        Raises:
+            PlanError: ``set_timesteps`` was not called.
+            ArgumentError: A run of this solver cannot begin at this timestep.
+            ShapeError: An output that does not fit the sample.
+
+        """
+        run, index = self._run, self._index(timestep)
+        if run is None or run.request is None or (index is not None and index != self._position):
+            run = self._start(index, sample, generator)
+        if model_output.shape != run.executor.shape:
+            model_output = without_variance(model_output, sample)
+        if model_output.dtype is not sample.dtype:
+            model_output = model_output.to(sample.dtype)
+        state = run.advance(model_output, sample)
+        self._position += 1
+        clean = state if run.request is None and self._clean_end else None
+        return DiffusersSchedulerOutput(state, clean) if return_dict else (state, clean)
+
+    def _restart(self) -> None:
+        """No run is under way."""
+        self._run: OutsideRun | None = None
+        self._position = 0
+
+    def _start(self, index: int | None, sample: Tensor, generator: Generators) -> OutsideRun:
+        """A run from this timestep on."""
+        whole = self._planned("step")
+        begin = (self._begin or 0) if index is None else index
+        plan = tail(whole, begin, self._solver, self._served, self._transform, self.config.last_step)
+        samples = sample_ids(generator, sample.shape[0], sample.device) if plan.stochastic else None
+        self._run = run = OutsideRun(plan, sample, samples, self._transforms())
+        self._position, self._clean_end = begin, plan.interpolant.sigma(plan.grid[-1]) == 0
+        return run
+
+    def _planned(self, name: str) -> Plan:
+        if self._plan is None:
+            raise PlanError(name, got="a call before set_timesteps", expected="set_timesteps(...) first")
+        return self._plan
+
+    def _index(self, timestep: float | Tensor) -> int | None:
+        """Which entry of ``timesteps`` this is, by its place in memory or, of numbers, by value; None if unknown."""
+        if isinstance(timestep, Tensor):
+            place = (timestep.data_ptr() - self._memory) // self._width
+            return place if 0 <= place < len(self._times) else None
+        if self._position < len(self._times) and self._times[self._position] == timestep and self._run is not None:
+            return self._position
+        return self._times.index(timestep) if timestep in self._times else None
+
+    @property
+    def _transform(self) -> str | None:
+        """What happens to clean estimates, by name."""
+        return "threshold" if self.config.thresholding else "clip" if self.config.clip_sample else None
+
+    def _transforms(self) -> Mapping[str, TransformFunction]:
+        config = self.config
+        if config.thresholding:
+            ratio, cap = config.dynamic_thresholding_ratio, max(float(config.sample_max_value), 1.0)
+            return {"threshold": lambda denoised, _: kernels.threshold(denoised, ratio, cap=cap)}
+        if config.clip_sample:
+            return {"clip": lambda denoised, _: denoised.clamp(-config.clip_sample_range, config.clip_sample_range)}
+        return {}
+
+    # --- scales ------------------------------------------------------------------------------------------------
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """What standard normal noise is multiplied by to start a run.
+
+        1 for networks of diffusion and flow matching (as in training; x / alpha on the path "edm"), the largest noise
+        level for EDM's.
+        """
+        if self._training in ("edm", "ve"):
+            return float(self.config.sigma_max) if self.sigmas is None else float(self._first_level)
+        return 1 / self._scales[0] if self._training == "ddpm" and self._scales else 1.0
+
+    @property
+    def _first_level(self) -> float:
+        return self._prediction.interpolant.noise_ratio(self._planned("init_noise_sigma").grid[0])
+
+    def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
+        """The network's input: the sample times a number that depends on the timestep (1 on the network's own path)."""
+        if not self._scales:
+            return sample
+        index = None if timestep is None else self._index(timestep)
+        if index is None:
+            index = (self._begin or 0) if self._run is None else min(self._position, len(self._scales) - 1)
+        scale = self._scales[index]
+        return sample if scale == 1 else sample * scale
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """``alpha x_1 + sigma x_0`` at the network's times ``timesteps`` ([B] or one), in the coordinates of a run."""
+        alpha, sigma = self._at(original_samples, timesteps)
+        return (alpha * original_samples + sigma * noise).to(original_samples.dtype)
+
+    def scale_noise(self, sample: Tensor, timestep: float | Tensor, noise: Tensor | None = None) -> Tensor:
+        """As :meth:`add_noise`, under the name that flow-matching pipelines call."""
+        if noise is None:
+            raise ArgumentError("noise", got=None, expected="a tensor like the sample")
+        return self.add_noise(sample, noise, torch.as_tensor(timestep))
+
+    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """``alpha x_0 - sigma x_1``, the target of networks with ``prediction_type="v_prediction"``."""
+        alpha, sigma = self._mixing(timesteps.to(sample.device))
+        shape = (-1, *[1] * (sample.ndim - 1))
+        return (alpha.reshape(shape) * noise - sigma.reshape(shape) * sample).to(sample.dtype)
+
+    def _at(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """Alpha and sigma of the state, shaped to multiply ``like``."""
+        alpha, sigma = self._mixing(timesteps.to(like.device))
+        if self.config.path == "edm" and self._training == "ddpm":
+            alpha, sigma = torch.ones_like(alpha), sigma / alpha
+        shape = (-1, *[1] * (like.ndim - 1))
+        return alpha.reshape(shape), sigma.reshape(shape)
+
+
+def named(solver: FixedGridSolver, options: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
+    """A solver object as its registered name and the options it has, which a configuration can hold.
+
+    Raises:
+        ArgumentError: Options beside the object, or one that JSON cannot hold.
+
+    """
+    if options:
+        raise ArgumentError("solver_options", got=sorted(options), expected="none beside a solver object")
+    own = {field.name: getattr(solver, field.name) for field in dataclasses.fields(solver)}  # type: ignore[arg-type]
+    try:
+        json.dumps(own, allow_nan=True)
+    except TypeError as error:
+        hint = "Pass the solver's name and solver_options that JSON can hold"
+        raise ArgumentError("solver", got=str(solver), expected="options of numbers and names", hint=hint) from error
+    return solver.name, own
+
+
+def translated(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Another scheduler's configuration with what only its class knows put into words of this one."""
+    own = dict(config) | {"training": training_of(config, name)}
+    own["timestep_convention"] = next((c for start, c in CONVENTIONS.items() if name.startswith(start)), "indices")
+    if "flow_shift" in own and "shift" not in own:
+        own["shift"] = own["flow_shift"]
+    if name == "DDIMScheduler" and own.get("set_alpha_to_one") is False:  # it alone ends at the first trained level
+        own["final_sigmas_type"] = "sigma_min"
+    return own
+
+
+def without_variance(output: Tensor, sample: Tensor) -> Tensor:
+    """The first C of 2 C channels.
+
+    Raises:
+        ShapeError: The output is neither like the sample nor has twice its channels.
+
+    """
+    doubled = output.ndim == sample.ndim and sample.ndim > 1 and output.shape[1] == 2 * sample.shape[1]
+    if not doubled or output.shape[0] != sample.shape[0] or output.shape[2:] != sample.shape[2:]:
+        raise ShapeError("model_output", got=list(output.shape), expected=f"{list(sample.shape)}, as the sample")
+    return output.narrow(1, 0, sample.shape[1])

@@ -1,0 +1,510 @@
+"""DiffusersScheduler by itself: parity with diffusers' schedulers, configuration, grids, seeds, host reads."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from typing import Any
+
+import pytest
+import torch
+
+import pushforward as pf
+from pushforward.errors import ArgumentError, GridError, MissingDependencyError, PlanError, ShapeError, UnknownNameError
+from pushforward.models.diffusers import read_scheduler
+from pushforward.solvers.interop import sample_ids
+
+with warnings.catch_warnings():  # their import-time deprecations are not ours to act on
+    warnings.simplefilter("ignore")
+    import diffusers
+
+    from pushforward.solvers.interop import DiffusersScheduler
+
+from host_reads import HostReadError, no_host_reads
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # theirs, with NumPy 2
+
+STABLE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+SHAPE = (2, 4, 8, 8)
+
+
+def start(dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
+    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def network(x: torch.Tensor, time: torch.Tensor | float) -> torch.Tensor:
+    """Nonlinear, and it sees the time."""
+    t = time / 1000
+    return torch.tanh(x * (1 + 0.3 * t)) - 0.2 * torch.roll(x, 1, -1) * t
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    return ((a - b).abs().max() / b.abs().max()).item()
+
+
+def loop(scheduler: Any, x: torch.Tensor, first: int = 0, **options: Any) -> torch.Tensor:
+    """What a pipeline does after its preparations."""
+    for t in scheduler.timesteps[first:]:
+        scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+        output = network(scaled, t.to(x.dtype))
+        x = scheduler.step(output, t, x, **options, return_dict=False)[0]
+    return x
+
+
+def sampled(scheduler: Any, steps: int, dtype: torch.dtype = torch.float32, **options: Any) -> torch.Tensor:
+    scheduler.set_timesteps(steps)
+    return loop(scheduler, start(dtype) * getattr(scheduler, "init_noise_sigma", 1.0), **options)
+
+
+# --- parity ----------------------------------------------------------------------------------------------------
+
+LEADING = {"timestep_spacing": "leading"} | STABLE
+PAIRS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "flow euler": ("FlowMatchEulerDiscrete", {"shift": 3.0}, {"solver": "euler"}),
+    "flow euler karras": ("FlowMatchEulerDiscrete", {"use_karras_sigmas": True}, {"solver": "euler"}),
+    "flow euler exponential": (
+        "FlowMatchEulerDiscrete",
+        {"shift": 2.0, "use_exponential_sigmas": True},
+        {"solver": "euler"},
+    ),
+    "flow euler terminal": ("FlowMatchEulerDiscrete", {"shift": 2.0, "shift_terminal": 0.1}, {"solver": "euler"}),
+    "flow heun": (
+        "FlowMatchHeunDiscrete",
+        {"shift": 3.0},
+        {"solver": "heun", "last_step": "denoise"},  # theirs ends with Euler's step
+    ),
+    "ddim": ("DDIM", {"clip_sample": False}, {"solver": "ddim"}),
+    "ddim at the first level": ("DDIM", {"clip_sample": False, "set_alpha_to_one": False} | STABLE, {}),
+    "ddim v trailing": (
+        "DDIM",
+        {"clip_sample": False, "timestep_spacing": "trailing", "prediction_type": "v_prediction"},
+        {"solver": "ddim"},
+    ),
+    "ddim zero snr": (
+        "DDIM",
+        {"clip_sample": False, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}
+        | {"rescale_betas_zero_snr": True},
+        {"solver": "ddim"},
+    ),
+    "euler": ("EulerDiscrete", LEADING, {"solver": "euler", "path": "edm"}),
+    "euler as ddim": ("EulerDiscrete", LEADING, {"solver": "ddim"}),
+    "euler karras": ("EulerDiscrete", LEADING | {"use_karras_sigmas": True}, {"solver": "euler", "path": "edm"}),
+    "euler exponential": ("EulerDiscrete", LEADING | {"use_exponential_sigmas": True}, {"solver": "ddim"}),
+    "euler beta": ("EulerDiscrete", LEADING | {"use_beta_sigmas": True}, {"solver": "ddim"}),
+    "euler to sigma_min": (
+        "EulerDiscrete",
+        LEADING | {"final_sigmas_type": "sigma_min"},
+        {"solver": "ddim", "path": "edm"},
+    ),
+    "heun": ("HeunDiscrete", LEADING, {"solver": "heun", "path": "edm"}),
+    "edm euler": ("EDMEuler", {}, {"solver": "euler"}),
+    "edm euler exponential": ("EDMEuler", {"sigma_schedule": "exponential"}, {"solver": "euler"}),
+}
+
+
+def scheduler_of(name: str, **config: Any) -> Any:
+    return getattr(diffusers, f"{name}Scheduler")(**config)
+
+
+@pytest.mark.parametrize("steps", [10, 20, 50])
+@pytest.mark.parametrize("case", PAIRS)
+def test_same_numbers_as_diffusers(case: str, steps: int) -> None:
+    """The timesteps and the final state; EDM's start at sqrt(1 + sigma^2) instead of sigma costs 8e-5 at sigma = 80.
+
+    Zero terminal SNR: theirs puts the last product of alphas at 2^-24 as ours, and divides by alpha = 2.4e-4 in
+    float32, which magnifies rounding by 1 / alpha = 4,096: 4,096 * 6e-8 = 2.4e-4 of D, of which one step keeps 1 / N.
+    """
+    name, config, options = PAIRS[case]
+    theirs = scheduler_of(name, **config)
+    ours = DiffusersScheduler.from_config(theirs, **options)
+    expected, got = sampled(theirs, steps), sampled(ours, steps)
+    torch.testing.assert_close(ours.timesteps.float(), theirs.timesteps.float(), rtol=1e-5, atol=1e-4)
+    assert relative(got, expected) < 1e-4
+    assert len(ours.timesteps) <= steps * ours.order
+
+
+@pytest.mark.parametrize("kind", ["ddim", "ddpm"])
+def test_stochastic_steps_with_the_same_noise(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Theirs is given our normals where it draws its own; DDPM's posterior is DDIM's with eta = 1."""
+    generator = torch.Generator().manual_seed(11)
+    ids, drawn = sample_ids(generator, SHAPE[0], advance=False), []
+
+    def ours_instead(shape: Any, **_: Any) -> torch.Tensor:
+        draw = pf.kernels.Draw(pf.kernels.PURPOSE_DIFFUSION, len(drawn))
+        drawn.append(draw)
+        return pf.kernels.normal(tuple(shape), seed=0, draw=draw, samples=ids)
+
+    monkeypatch.setattr(f"diffusers.schedulers.scheduling_{kind}.randn_tensor", ours_instead)
+    if kind == "ddim":
+        theirs, eta, options = diffusers.DDIMScheduler(clip_sample=False), 0.6, {"eta": 0.6}
+    else:
+        theirs, eta, options = diffusers.DDPMScheduler(clip_sample=True, clip_sample_range=1.5), 1.0, {}
+    expected = sampled(theirs, 20, **options)
+    ours = DiffusersScheduler.from_config(theirs, solver="ddim", solver_options={"eta": eta})
+    assert relative(sampled(ours, 20, generator=generator), expected) < 1e-4
+    assert len(drawn) >= 19
+
+
+def test_thresholding() -> None:
+    theirs = diffusers.DDIMScheduler(
+        clip_sample=False, thresholding=True, sample_max_value=1.7, dynamic_thresholding_ratio=0.9
+    )
+    ours = DiffusersScheduler.from_config(theirs, solver="ddim")
+    expected = sampled(theirs, 10, use_clipped_model_output=True)  # the noise estimate follows, as ours always does
+    assert relative(sampled(ours, 10), expected) < 1e-4
+    plain = DiffusersScheduler.from_config(theirs, solver="ddim", thresholding=False)
+    assert relative(sampled(plain, 10), expected) > 1e-2
+
+
+def test_dynamic_shifting() -> None:
+    for kind in ("exponential", "linear"):
+        theirs = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, time_shift_type=kind)
+        ours = DiffusersScheduler.from_config(theirs, solver="euler")
+        for scheduler in (theirs, ours):
+            scheduler.set_timesteps(sigmas=[1.0, 0.75, 0.5, 0.25], mu=0.7)
+        torch.testing.assert_close(ours.timesteps, theirs.timesteps, rtol=1e-6, atol=0)
+        assert relative(loop(ours, start()), loop(theirs, start())) < 1e-5
+        with pytest.raises(ArgumentError, match="mu"):
+            ours.set_timesteps(4)
+
+
+@pytest.mark.parametrize("name", [name for name, _ in pf.solvers.solvers()])
+def test_every_solver_gives_what_sample_gives(name: str) -> None:
+    """The scheduler adds nothing of its own: in float64 the same bits, whatever the registered solver."""
+    scheduler = DiffusersScheduler(name, **STABLE)
+    scheduler.set_timesteps(5)
+    generator = torch.Generator().manual_seed(2)
+    ids = sample_ids(generator, SHAPE[0], advance=False)
+    got = loop(scheduler, start(torch.float64), generator=generator)
+    model = pf.models.adapt(
+        lambda x, t: network(x, t[0]), read_scheduler({**scheduler.config, "_class_name": ""}), time_dtype=torch.float64
+    )
+    path = model.interpolant
+    grid = [path.time_of_index(i) for i in (801, 601, 401, 201, 1)] + [1.0]
+    expected = pf.sample(model, start(torch.float64), solver=name, grid=grid, samples=ids)
+    # The timesteps are float32 where a solver asks between trained levels: half an ulp of 1000 is 3e-5, in network(t).
+    assert relative(got, expected) < (1e-13 if scheduler.timesteps.dtype == torch.int64 else 1e-6)
+
+
+# --- configuration ---------------------------------------------------------------------------------------------
+
+
+def test_configuration_survives_a_folder(tmp_path: Any) -> None:
+    first = DiffusersScheduler(
+        pf.solver("ddim", eta=0.5), training="ddpm", trained_betas=[0.01, 0.02, 0.03, 0.05], num_train_timesteps=4
+    )
+    first.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "scheduler_config.json").read_text())["_class_name"] == "DiffusersScheduler"
+    second = DiffusersScheduler.from_pretrained(tmp_path)
+    third = DiffusersScheduler.from_config(first.config)
+    for again in (second, third):
+        assert again.config.solver == "ddim"
+        assert again.config.solver_options == {"eta": 0.5}
+        left, right = (sampled(s, 4, generator=torch.Generator().manual_seed(1)) for s in (first, again))
+        assert torch.equal(left, right)
+
+
+def test_configuration_goes_back_and_forth(tmp_path: Any) -> None:
+    """A folder of diffusers' is read, and what its class alone knows is still there for it afterwards."""
+    theirs = diffusers.DPMSolverMultistepScheduler(timestep_spacing="trailing", solver_order=3, **STABLE)
+    theirs.save_pretrained(tmp_path)
+    ours = DiffusersScheduler.from_pretrained(tmp_path, solver="heun", solver_options=None)
+    assert ours.config.solver == "heun"
+    assert ours.config.timestep_convention == "dropped_last"
+    assert ours.config.beta_schedule == "scaled_linear"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        back = diffusers.DPMSolverMultistepScheduler.from_config(ours.config)
+    assert back.config.solver_order == 3
+    for key in ("timestep_spacing", *STABLE):
+        assert back.config[key] == theirs.config[key]
+
+
+def test_values_that_their_class_has_by_default_are_kept() -> None:
+    """Euler's default spacing is not ours; diffusers would drop it as a default."""
+    ours = DiffusersScheduler.from_config(diffusers.EulerDiscreteScheduler().config, solver="ddim")
+    assert ours.config.timestep_spacing == "linspace"
+
+
+@pytest.mark.parametrize("steps", [1, 3, 7, 20])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_timesteps_of_the_dpm_solver_family(spacing: str, steps: int) -> None:
+    theirs = diffusers.DPMSolverMultistepScheduler(timestep_spacing=spacing, **STABLE)
+    ours = DiffusersScheduler.from_config(theirs, solver="ddim")
+    for scheduler in (theirs, ours):
+        scheduler.set_timesteps(steps)
+    assert ours.timesteps.tolist() == theirs.timesteps.tolist()
+    torch.testing.assert_close(ours.sigmas, theirs.sigmas, rtol=1e-5, atol=1e-6)
+
+
+def test_a_missing_diffusers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers.configuration_utils", None)
+    monkeypatch.delitem(sys.modules, "pushforward.solvers.interop.scheduler")
+    with pytest.raises(MissingDependencyError, match=r"pip install 'pushforward\[interop\]'"):
+        pf.solvers.interop.DiffusersScheduler  # noqa: B018
+
+
+# --- grids -----------------------------------------------------------------------------------------------------
+
+
+def test_own_timesteps_and_sigmas() -> None:
+    theirs = diffusers.EulerDiscreteScheduler(**LEADING)
+    ours = DiffusersScheduler.from_config(theirs, solver="ddim")
+    for given in ({"timesteps": [900, 500, 100]}, {"sigmas": [10.0, 3.0, 0.5, 0.0]}):
+        theirs.set_timesteps(**given)
+        ours.set_timesteps(**given)
+        torch.testing.assert_close(ours.timesteps.float(), theirs.timesteps, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(ours.sigmas, theirs.sigmas, rtol=1e-5, atol=0)
+        ends = (loop(s, start() * s.init_noise_sigma) for s in (ours, theirs))
+        # Their start is sqrt(1 + max(sigma)^2), of sigmas for the timesteps of the constructor: the same number here.
+        assert relative(*ends) < 1e-4
+    ours.set_timesteps(sigmas=[10.0, 3.0, 0.5])  # a last 0 may be left out
+    assert ours.sigmas.tolist() == [10.0, 3.0, 0.5, 0.0]
+
+
+def test_a_registered_grid() -> None:
+    scheduler = DiffusersScheduler("euler", training="flow", grid="shifted", grid_options={"shift": 3.0})
+    scheduler.set_timesteps(4)
+    torch.testing.assert_close(scheduler.timesteps, torch.tensor([1000.0, 900.0, 750.0, 500.0]))
+
+
+def test_bad_requests_are_named() -> None:
+    scheduler = DiffusersScheduler("ddim")
+    x = start()
+    with pytest.raises(PlanError, match="set_timesteps"):
+        scheduler.step(x, 1, x)
+    for bad in (0, 1001, True, 2.0):
+        with pytest.raises(ArgumentError, match="num_inference_steps"):
+            scheduler.set_timesteps(bad)
+    with pytest.raises(GridError, match="grid"):
+        scheduler.set_timesteps(timesteps=[10, 500])
+    with pytest.raises(ArgumentError, match="sigmas"):
+        scheduler.set_timesteps(3, sigmas=[3.0, 1.0])
+    with pytest.raises(ArgumentError, match="mu"):
+        scheduler.set_timesteps(3, mu=1.0)
+    with pytest.raises(ArgumentError, match="host"):
+        scheduler.set_timesteps(timesteps=torch.tensor([3, 1]))
+    with pytest.raises(UnknownNameError, match="timestep_spacing"):
+        DiffusersScheduler(timestep_spacing="even").set_timesteps(3)
+    with pytest.raises(ArgumentError, match="at most one"):
+        DiffusersScheduler(use_karras_sigmas=True, use_beta_sigmas=True).set_timesteps(3)
+    with pytest.raises(UnknownNameError, match="solver"):
+        DiffusersScheduler("hoin")
+    with pytest.raises(UnknownNameError, match="path"):
+        DiffusersScheduler(path="vp")
+    with pytest.raises(ArgumentError, match="scale_model_input"):
+        DiffusersScheduler(path="edm", training="flow")
+    with pytest.raises(ArgumentError, match="solver"):
+        DiffusersScheduler(pf.solver("euler_maruyama", diffusion=pf.solvers.Diffusion("linear")))
+    scheduler.set_timesteps(3)
+    with pytest.raises(ShapeError, match="model_output"):
+        scheduler.step(x[:, :3], scheduler.timesteps[0], x)
+
+
+# --- the run ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", ["ddim", "heun", "ab2", "pseudo_corrector"])
+def test_beginning_in_the_middle(solver: str) -> None:
+    """By begin index or by the timestep alone, it is the run of the rest of the grid."""
+    scheduler = DiffusersScheduler(solver, training="flow")
+    scheduler.set_timesteps(6)
+    first = 2 * scheduler.order
+    scheduler.set_begin_index(first)
+    by_index = loop(scheduler, start(torch.float64), first)
+    scheduler.set_timesteps(6)
+    by_timestep = loop(scheduler, start(torch.float64), first)
+    copied = [t.clone() for t in scheduler.timesteps]  # elements of another tensor say nothing
+    scheduler.set_timesteps(6)
+    scheduler.set_begin_index(first)
+    x = start(torch.float64)
+    for t in copied[first:]:
+        x = scheduler.step(network(x, t.double()), t, x).prev_sample
+    sigmas = [t / 1000 for t in scheduler.timesteps.double().tolist()]
+    rest = list(dict.fromkeys(sigmas))[2:]
+    scheduler.set_timesteps(sigmas=[s for s in rest if s > 0])
+    alone = loop(scheduler, start(torch.float64))
+    assert torch.equal(by_index, by_timestep)
+    assert torch.equal(by_index, x)
+    assert relative(by_index, alone) < 1e-6
+
+
+def test_beginning_within_a_step_is_refused() -> None:
+    for solver, first in (("heun", 1), ("ab3", 2)):
+        scheduler = DiffusersScheduler(solver, training="flow")
+        scheduler.set_timesteps(6)
+        with pytest.raises(ArgumentError, match="begin_index"):
+            loop(scheduler, start(), first)
+
+
+def test_one_scheduler_serves_run_after_run() -> None:
+    """Without another set_timesteps, and after a run that was broken off: the first timestep begins anew."""
+    scheduler = DiffusersScheduler("heun", **STABLE)
+    first = sampled(scheduler, 4)
+    assert scheduler.step_index == len(scheduler.timesteps)
+    assert torch.equal(loop(scheduler, start()), first)
+    scheduler.step(start(), scheduler.timesteps[0], start())
+    assert torch.equal(loop(scheduler, start()), first)
+    x = start()
+    for t in scheduler.timesteps.tolist():  # numbers are found by value
+        x = scheduler.step(network(x, torch.tensor(t)), t, x).prev_sample
+    assert torch.equal(x, first)
+
+
+def test_what_a_step_returned_is_never_written_to() -> None:
+    scheduler = DiffusersScheduler("heun", **STABLE)
+    scheduler.set_timesteps(4)
+    x, kept = start(), []
+    for t in scheduler.timesteps:
+        x = scheduler.step(network(x, t), t, x).prev_sample
+        kept.append((x, x.clone()))
+    assert all(torch.equal(a, b) for a, b in kept)
+    assert len({a.data_ptr() for a, _ in kept}) == len(kept)
+
+
+@pytest.mark.parametrize("solver", ["ddim", "heun", "ab2"])
+def test_a_changed_sample_is_where_the_run_goes_on(solver: str) -> None:
+    """Inpainting: a pipeline writes the known part over the state between steps, in place or as a new tensor."""
+    scheduler = DiffusersScheduler(solver, training="flow")
+    known = start(torch.float64, seed=9)[:, :2]
+
+    def run(in_place: bool | None) -> torch.Tensor:
+        scheduler.set_timesteps(5)
+        x = start(torch.float64)
+        for index, t in enumerate(scheduler.timesteps):
+            x = scheduler.step(network(x, t.double()) + 0.3 * x.flip(1), t, x).prev_sample
+            if (index + 1) % scheduler.order == 0 and in_place is not None:
+                if in_place:
+                    x[:, :2] = known
+                else:
+                    x = torch.cat([known, x[:, 2:]], dim=1)
+        return x
+
+    new, inside = run(False), run(True)
+    assert torch.equal(new, inside)
+    assert torch.equal(new[:, :2], known)
+    assert relative(new[:, 2:], run(None)[:, 2:]) > 1e-3, "the rest has seen what was written"
+
+
+def test_outputs() -> None:
+    scheduler = DiffusersScheduler("ddim")
+    scheduler.set_timesteps(2)
+    x = start()
+    first, last = scheduler.timesteps
+    out = scheduler.step(torch.cat([x, 7 * x], dim=1), first, x)  # a learned variance is dropped
+    assert out.pred_original_sample is None
+    assert torch.equal(out["prev_sample"], scheduler.step(x, first, x, return_dict=False)[0])
+    end = scheduler.step(x.double(), last, x)  # an output of another dtype is cast to the state's
+    assert end.prev_sample is end.pred_original_sample
+    assert end.prev_sample.dtype == torch.float32
+
+
+def test_gradients_flow_through_a_step() -> None:
+    scheduler = DiffusersScheduler("euler", training="flow")
+    scheduler.set_timesteps(2)
+    x = start().requires_grad_()
+    loop(scheduler, x).square().sum().backward()
+    assert x.grad is not None
+    assert x.grad.abs().min() > 0
+
+
+def test_half_precision() -> None:
+    """One rounding a step, as diffusers': to bfloat16, 2^-9 relative, of a network with a slope below 2."""
+    scheduler = DiffusersScheduler("ddim", **STABLE)
+    exact, half = sampled(scheduler, 10, torch.float64), sampled(scheduler, 10, torch.bfloat16)
+    assert half.dtype == torch.bfloat16
+    assert relative(half.double(), exact) < 10 * 2 * 2**-9
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun", "ddim", "ab2", "euler_maruyama"])
+@pytest.mark.parametrize("training", ["ddpm", "flow"])
+def test_no_step_reads_from_the_device(solver: str, training: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler = DiffusersScheduler(solver, training=training, **STABLE)
+    scheduler.set_timesteps(5)
+    scheduler.set_begin_index(0)
+    x, generator = start(), torch.Generator().manual_seed(0)
+    monkeypatch.setattr("pushforward.kernels.noise.check_samples", lambda _: None)  # reads ids on the CPU only
+    with no_host_reads():
+        noised = scheduler.add_noise(x, x, scheduler.timesteps[:1].repeat(SHAPE[0]))
+        loop(scheduler, noised, generator=generator)
+
+
+def test_the_guard_sees_host_reads() -> None:
+    theirs = diffusers.FlowMatchEulerDiscreteScheduler()
+    theirs.set_timesteps(3)
+    with pytest.raises(HostReadError), no_host_reads():
+        theirs.step(start(), theirs.timesteps[0], start())
+
+
+# --- noise -----------------------------------------------------------------------------------------------------
+
+
+def test_seeds() -> None:
+    """One generator a sample: each is the same alone, in any batch and order; states decide, not objects."""
+    scheduler = DiffusersScheduler("ddim", {"eta": 1.0}, **STABLE)
+    make = lambda seed: torch.Generator().manual_seed(seed)  # noqa: E731
+    both = sampled(scheduler, 5, generator=[make(5), make(6)])
+    swapped_start = start().flip(0)
+    scheduler.set_timesteps(5)
+    swapped = loop(scheduler, swapped_start, generator=[make(6), make(5)])
+    scheduler.set_timesteps(5)
+    alone = loop(scheduler, start()[1:], generator=make(6))
+    torch.testing.assert_close(swapped.flip(0), both, rtol=0, atol=0)
+    torch.testing.assert_close(alone, both[1:], rtol=1e-6, atol=1e-6)  # network() on another batch may round otherwise
+    shared = make(5)
+    one = sampled(scheduler, 5, generator=shared)
+    assert torch.equal(one, sampled(scheduler, 5, generator=make(5)))
+    assert not torch.equal(one, sampled(scheduler, 5, generator=shared)), "the next run has other noise"
+    assert not torch.equal(one[0], one[1])
+    torch.manual_seed(8)
+    default = sampled(scheduler, 5)
+    torch.manual_seed(8)
+    assert torch.equal(default, sampled(scheduler, 5))
+    with pytest.raises(ArgumentError, match="generator"):
+        sampled(scheduler, 5, generator=[make(1), make(2), make(3)])
+
+
+# --- scales ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["DDIM", "EulerDiscrete"])
+def test_adding_noise(name: str) -> None:
+    euler = name == "EulerDiscrete"
+    theirs = scheduler_of(name, **LEADING)
+    ours = DiffusersScheduler.from_config(theirs, solver="ddim", path="edm" if euler else None)
+    for scheduler in (theirs, ours):
+        scheduler.set_timesteps(10)
+    x, noise = start(), start(seed=1)
+    times = theirs.timesteps[torch.tensor([2, 7])]
+    expected = theirs.add_noise(x, noise, times)
+    torch.testing.assert_close(ours.add_noise(x, noise, times), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.add_noise(x, noise, times.float()), expected, rtol=1e-5, atol=1e-5)
+    half = ours.add_noise(x.bfloat16(), noise.bfloat16(), times)
+    assert half.dtype == torch.bfloat16
+    if not euler:
+        torch.testing.assert_close(
+            ours.get_velocity(x, noise, times), theirs.get_velocity(x, noise, times), rtol=1e-5, atol=1e-5
+        )
+
+
+def test_scaling_noise_of_flows() -> None:
+    theirs = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    ours = DiffusersScheduler.from_config(theirs, solver="euler")
+    for scheduler in (theirs, ours):
+        scheduler.set_timesteps(10)
+    x, noise, times = start(), start(seed=1), theirs.timesteps[[2, 7]]
+    expected = theirs.scale_noise(x, times, noise)
+    torch.testing.assert_close(ours.scale_noise(x, times, noise), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours.scale_noise(x, 500.0, noise), (x + noise) / 2, rtol=1e-5, atol=1e-6)
+
+
+def test_noise_between_trained_levels_lies_on_the_path() -> None:
+    scheduler = DiffusersScheduler("ddim", **STABLE)
+    path = scheduler._trained.interpolant
+    zero, one = torch.zeros(1, 1), torch.ones(1, 1)
+    for index in (0.25, 371.5, 998.75):
+        alpha, sigma = path(path.time_of_index(index))[:2]
+        time = torch.tensor([index])
+        assert scheduler.add_noise(one, zero, time).item() == pytest.approx(alpha, rel=1e-5)
+        assert scheduler.add_noise(zero, one, time).item() == pytest.approx(sigma, rel=1e-5)
