@@ -96,7 +96,7 @@ def sampler(name: str) -> Sampler:
         tensor([[0.2500, 0.2500]])
 
     """
-    if name not in NAMES and name not in REGISTRY:
+    if name not in available():
         raise UnknownNameError("sampler", got=repr(name), expected="one of " + ", ".join(available()))
 
     @torch.no_grad()
