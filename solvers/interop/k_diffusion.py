@@ -31,14 +31,21 @@ from .noise import noise_name, with_outside_noise
 
 NoiseSampler = Callable[[Tensor, Tensor], Tensor]
 
-# k-diffusion's names: the registered solvers that are meant, best first, each with the options that the name implies.
+# k-diffusion's and ComfyUI's names: the solvers that are meant, best first, each with what the name implies.
 NAMES: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
     "euler_ancestral": (("euler_ancestral", {}), ("ddim", {"eta": 1.0})),
-    "dpm_2": (("dpm2_churn", {"s_churn": 0.0}),),
+    "dpmpp_2m": (("dpmpp_2m", {"lower_order_final": "never"}),),
+    "dpmpp_2m_sde": (("dpmpp_2m_sde", {"lower_order_final": False}),),
+    "dpmpp_3m_sde": (("dpmpp_3m_sde", {"lower_order_final": False}),),
+    "dpm_2": (("dpm2", {}), ("dpm2_churn", {"s_churn": 0.0})),
     "dpm_2_ancestral": (("dpm2_ancestral", {}),),
-    "ddim": (("ddim", {}),),
+    "heun": (("edm_heun", {}), ("heun", {})),
+    "uni_pc": (("unipc", {"variant": "bh1"}),),
+    "uni_pc_bh2": (("unipc", {"variant": "bh2"}),),
+    "deis": (("deis_tab3", {}),),
 }
-CHURNED = {"euler": "euler_churn", "heun": "edm_stochastic"}  # what s_churn > 0 turns them into
+CHURNED = {"euler": "euler_churn", "heun": "edm_stochastic", "dpm_2": "dpm2_churn"}  # with s_churn > 0
+OPTIONS = {"order": "solver_order"}  # options by k-diffusion's name and by ours
 NEUTRAL = {"s_churn": 0.0, "s_tmin": 0.0, "s_tmax": math.inf, "s_noise": 1.0}  # values that ask for nothing
 
 
@@ -80,7 +87,8 @@ def sampler(name: str) -> Sampler:
             "x" is a copy.
         disable: True: no progress bar. None: one on terminals only.
         noise_sampler: ``noise_sampler(sigma, sigma_next)`` returns standard normal noise for that interval, instead of
-            our own. A step with n draws asks for n intervals, equal in log sigma.
+            our own. A step with n draws asks for n intervals: between the levels at which it asks the network, if
+            these are as many, otherwise equal in log sigma.
         seed: Of our noise; by default that of ``extra_args``, else torch's default generator decides.
         path: "edm": sigma is the noise ratio, x / alpha the state, as always in k-diffusion. "linear": rectified flow,
             x = (1 - sigma) data + sigma noise.
@@ -158,6 +166,7 @@ def resolve(name: str, options: Mapping[str, Any]) -> FixedGridSolver:
         raise UnknownNameError("sampler", got=repr(name), expected="one of " + ", ".join(available()))
     registered, preset = ways[0]
     known = {field.name for field in dataclasses.fields(cast(Any, REGISTRY[registered].kind))}
+    given = {key if key in known else OPTIONS.get(key, key): value for key, value in given.items()}
     given = {key: value for key, value in given.items() if key in known or NEUTRAL.get(key) != value}
     return REGISTRY[registered](**(preset | given))
 
@@ -232,15 +241,21 @@ class Steps:
         counts: dict[int, int] = {}
         for draw in self.draws:
             counts[draw.step] = max(counts.get(draw.step, 0), draw.stage + 1)
+        bounds = {step: torch.tensor(self.intervals(step, count)).to(x.device) for step, count in counts.items()}
 
         def ask(draw: Draw) -> TransformFunction:
-            ends = self.levels[draw.step], self.levels[draw.step + 1]
-            shares = [(draw.stage + k) / counts[draw.step] for k in (0, 1)]
-            high, low = (torch.tensor(between(*ends, share), dtype=torch.float32) for share in shares)
-            high, low = high.to(x.device), low.to(x.device)
+            high, low = bounds[draw.step][draw.stage], bounds[draw.step][draw.stage + 1]
             return lambda start, _: noise_sampler(high, low).to(start.dtype)
 
         return {noise_name(draw): ask(draw) for draw in self.draws}
+
+    def intervals(self, step: int, count: int) -> list[float]:
+        """Levels that part the step between its draws: where the network is asked if it is asked as often."""
+        first, last = self.levels[step], self.levels[step + 1]
+        asked = [self.read.interpolant.noise_ratio(e.time) for e in self.plan.evaluations if e.step == step]
+        if count == len(asked) and asked == sorted(set(asked), reverse=first > last):
+            return [first, *asked[1:], last]
+        return [between(first, last, k / count) for k in range(count + 1)]
 
 
 def between(first: float, last: float, share: float) -> float:

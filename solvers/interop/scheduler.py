@@ -16,15 +16,15 @@ from torch import Tensor
 
 from ... import kernels
 from ...errors import ArgumentError, PlanError, ShapeError
-from ...models import EDM, Prediction
+from ...models import Prediction
 from ..executor import TransformFunction
-from ..plan import Plan
 from ..solver import FixedGridSolver, LastStep
 from ..solver import solver as solver_of
 from .generators import Generators, sample_ids
-from .run import OutsideRun, compiled, tail
+from .run import OutsideRun
+from .schedule import Schedule, scheduled
 from .spacing import trained_times
-from .training import Mixing, Training, Unscaled, check_flow_path, trained_prediction, training_of
+from .training import Mixing, Training, check_flow_path, trained_prediction, training_of
 
 CONVENTIONS = {"Euler": "levels", "Heun": "levels", "LMS": "levels", "KDPM2": "levels"} | dict.fromkeys(
     ("DPMSolver", "UniPC", "DEIS", "SASolver"), "dropped_last"
@@ -149,13 +149,10 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):
         self.num_inference_steps: int | None = None
         self.timesteps: Tensor | None = None
         self.sigmas: Tensor | None = None
-        self._plan: Plan | None = None
-        self._prediction = self._trained
-        self._served = self._trained
-        self._scales: list[float] = []
-        self._times: list[float] = []
+        self._schedule: Schedule | None = None
+        self._asked: tuple[object, ...] | None = None
+        self._memory, self._width, self._entries = 0, 1, 0  # where ``timesteps`` lies, and how many there are
         self._begin: int | None = None
-        self._memory, self._width = 0, 1  # where ``timesteps`` lies
         self._restart()
         self.order = self._solver.evaluations_per_step
 
@@ -220,34 +217,29 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):
                 raise ArgumentError(name, got="a tensor", expected="numbers on the host", hint=f"{name}.tolist()")
         if timesteps is not None and sigmas is not None:
             timesteps = None  # as in diffusers' flow scheduler: the levels decide, the times follow from them
-        config, trained = self.config, self._trained
-        times = trained_times(
-            config, trained, self._training, num_inference_steps, timesteps=timesteps, sigmas=sigmas, mu=mu
-        )
-        prediction = trained
-        if config.path == "edm":
-            levels = [trained.interpolant.noise_ratio(t) for t in times]
-            smallest, largest = trained.interpolant.noise_range
-            path = EDM(min(smallest, levels[0] / 2), max(largest, levels[0]))
-            times = tuple(
-                1.0 if t == 1.0 else path.time_at_noise_ratio(nu) for t, nu in zip(times, levels, strict=True)
-            )
-            prediction = trained.on(path)
-        scaled = prediction.kind != "velocity" and any(prediction.input_scale(t) != 1 for t in times[:-1])
-        served = Unscaled(prediction.interpolant, prediction.network_time, prediction) if scaled else prediction
-        self._plan = whole = compiled(self._solver, times, served, self._transform, config.last_step)
-        self._served = served
-        asked = [evaluation.time for evaluation in whole.evaluations]
-        self._times, self._scales = [prediction.time(t) for t in asked], [prediction.input_scale(t) for t in asked]
-        integral = self._training == "ddpm" and all(time == round(time) for time in self._times)
-        dtype = torch.int64 if integral else torch.float32
-        self.timesteps = torch.tensor(self._times, dtype=torch.float64).to(dtype).to(device)
-        self._memory, self._width = self.timesteps.data_ptr(), self.timesteps.element_size()
-        level = prediction.interpolant.sigma if self._training == "flow" else prediction.interpolant.noise_ratio
-        self.sigmas = torch.tensor([level(t) for t in (*asked, times[-1])], dtype=torch.float32)
-        self.num_inference_steps = whole.steps
+        given = [None if values is None else tuple(values) for values in (timesteps, sigmas)]
+        asked = (self.config, num_inference_steps, device, *given, mu)  # a changed configuration is another object
+        if self._asked is None or self._asked[0] is not asked[0] or self._asked[1:] != asked[1:]:
+            self._schedule = schedule = self._plan(num_inference_steps, *given, mu)
+            self.timesteps = schedule.tensor(self._training == "ddpm", device)
+            self.sigmas = torch.tensor(schedule.levels, dtype=torch.float32)
+            self._memory, self._width = self.timesteps.data_ptr(), self.timesteps.element_size()
+            self._entries = len(schedule.times)
+            self.num_inference_steps = schedule.plan.steps
+            self._asked = asked
         self._begin = None
         self._restart()
+
+    def _plan(
+        self,
+        steps: int | None,
+        timesteps: tuple[float, ...] | None,
+        sigmas: tuple[float, ...] | None,
+        mu: float | None,
+    ) -> Schedule:
+        config, trained = self.config, self._trained
+        times = trained_times(config, trained, self._training, steps, timesteps=timesteps, sigmas=sigmas, mu=mu)
+        return scheduled(self._solver, times, trained, config.path, self._transform, config.last_step)
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Begin the run at this entry of ``timesteps`` (image to image)."""
@@ -307,7 +299,7 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):
             model_output = model_output.to(sample.dtype)
         state = run.advance(model_output, sample)
         self._position += 1
-        clean = state if run.request is None and self._clean_end else None
+        clean = state if run.request is None and self._planned("step").ends_clean else None
         return DiffusersSchedulerOutput(state, clean) if return_dict else (state, clean)
 
     def _restart(self) -> None:
@@ -317,27 +309,28 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):
 
     def _start(self, index: int | None, sample: Tensor, generator: Generators) -> OutsideRun:
         """A run from this timestep on."""
-        whole = self._planned("step")
+        schedule = self._planned("step")
         begin = (self._begin or 0) if index is None else index
-        plan = tail(whole, begin, self._solver, self._served, self._transform, self.config.last_step)
+        plan = schedule.begun_at(begin)
         samples = sample_ids(generator, sample.shape[0], sample.device) if plan.stochastic else None
         self._run = run = OutsideRun(plan, sample, samples, self._transforms())
-        self._position, self._clean_end = begin, plan.interpolant.sigma(plan.grid[-1]) == 0
+        self._position = begin
         return run
 
-    def _planned(self, name: str) -> Plan:
-        if self._plan is None:
+    def _planned(self, name: str) -> Schedule:
+        if self._schedule is None:
             raise PlanError(name, got="a call before set_timesteps", expected="set_timesteps(...) first")
-        return self._plan
+        return self._schedule
 
     def _index(self, timestep: float | Tensor) -> int | None:
         """Which entry of ``timesteps`` this is, by its place in memory or, of numbers, by value; None if unknown."""
         if isinstance(timestep, Tensor):
             place = (timestep.data_ptr() - self._memory) // self._width
-            return place if 0 <= place < len(self._times) else None
-        if self._position < len(self._times) and self._times[self._position] == timestep and self._run is not None:
-            return self._position
-        return self._times.index(timestep) if timestep in self._times else None
+            return place if 0 <= place < self._entries else None
+        times = () if self._schedule is None else self._schedule.times
+        if self._run is not None and self._position < len(times) and times[self._position] == timestep:
+            return self._position  # of Heun's two entries for one time, the one whose turn it is
+        return times.index(timestep) if timestep in times else None
 
     @property
     def _transform(self) -> str | None:
@@ -362,22 +355,21 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):
         1 for networks of diffusion and flow matching (as in training; x / alpha on the path "edm"), the largest noise
         level for EDM's.
         """
+        schedule = self._schedule
         if self._training in ("edm", "ve"):
-            return float(self.config.sigma_max) if self.sigmas is None else float(self._first_level)
-        return 1 / self._scales[0] if self._training == "ddpm" and self._scales else 1.0
-
-    @property
-    def _first_level(self) -> float:
-        return self._prediction.interpolant.noise_ratio(self._planned("init_noise_sigma").grid[0])
+            if schedule is None:
+                return float(self.config.sigma_max)
+            return schedule.prediction.interpolant.noise_ratio(schedule.plan.grid[0])
+        return 1 / schedule.scales[0] if schedule is not None else 1.0
 
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
         """The network's input: the sample times a number that depends on the timestep (1 on the network's own path)."""
-        if not self._scales:
+        if self._schedule is None:
             return sample
         index = None if timestep is None else self._index(timestep)
         if index is None:
-            index = (self._begin or 0) if self._run is None else min(self._position, len(self._scales) - 1)
-        scale = self._scales[index]
+            index = (self._begin or 0) if self._run is None else min(self._position, self._entries - 1)
+        scale = self._schedule.scales[index]
         return sample if scale == 1 else sample * scale
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -430,8 +422,10 @@ def translated(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     own["timestep_convention"] = next((c for start, c in CONVENTIONS.items() if name.startswith(start)), "indices")
     if "flow_shift" in own and "shift" not in own:
         own["shift"] = own["flow_shift"]
-    if name == "DDIMScheduler" and own.get("set_alpha_to_one") is False:  # it alone ends at the first trained level
-        own["final_sigmas_type"] = "sigma_min"
+    if own["timestep_convention"] == "dropped_last":  # a class of this family that has no such key spaces so
+        own.setdefault("timestep_spacing", "linspace")
+    if name.startswith("DEIS") or (name == "DDIMScheduler" and own.get("set_alpha_to_one") is False):
+        own.setdefault("final_sigmas_type", "sigma_min")
     return own
 
 

@@ -1,0 +1,90 @@
+"""What ``set_timesteps`` decides: a plan, and for each of its evaluations what the pipeline tells the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from ...models import EDM, Prediction
+from ..plan import Plan
+from ..solver import FixedGridSolver, LastStep
+from .run import compiled, tail
+from .training import Unscaled
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """A planned run.
+
+    Attributes:
+        solver, transform, last_step: What was planned.
+        prediction: How the network is read on the solver's path.
+        served: The same without the input's scale, which the pipeline applies.
+        plan: Of ``served``.
+        times, scales: What the network is told, and what its input is multiplied by, at each evaluation.
+        levels: Noise levels of the evaluations, and of the end: sigma of flows, sigma / alpha of others.
+
+    """
+
+    solver: FixedGridSolver
+    transform: str | None
+    last_step: LastStep
+    prediction: Prediction
+    served: Prediction
+    plan: Plan
+    times: tuple[float, ...]
+    scales: tuple[float, ...]
+    levels: tuple[float, ...]
+
+    @property
+    def ends_clean(self) -> bool:
+        """Whether a run ends in data without noise."""
+        return self.levels[-1] == 0
+
+    def tensor(self, integral: bool, device: torch.device | str | None) -> Tensor:
+        """The network's times; int64 if ``integral`` and all are whole numbers, else float32."""
+        whole = integral and all(time == round(time) for time in self.times)
+        return torch.tensor(self.times, dtype=torch.float64).to(torch.int64 if whole else torch.float32).to(device)
+
+    def begun_at(self, begin: int) -> Plan:
+        """The plan of a run that begins at this evaluation; see :func:`tail`."""
+        return tail(self.plan, begin, self.solver, self.served, self.transform, self.last_step)
+
+
+@lru_cache(maxsize=64)
+def scheduled(
+    solver: FixedGridSolver,
+    times: tuple[float, ...],
+    trained: Prediction,
+    path: str | None,
+    transform: str | None,
+    last_step: LastStep,
+) -> Schedule:
+    """The schedule of a run over ``times``, which are those of the network's own path."""
+    prediction = trained
+    if path == "edm":
+        ratios = [trained.interpolant.noise_ratio(t) for t in times]
+        smallest, largest = trained.interpolant.noise_range
+        on = EDM(min(smallest, ratios[0] / 2), max(largest, ratios[0]))
+        times = tuple(1.0 if t == 1.0 else on.time_at_noise_ratio(nu) for t, nu in zip(times, ratios, strict=True))
+        prediction = trained.on(on)
+    scaled = prediction.kind != "velocity" and any(prediction.input_scale(t) != 1 for t in times[:-1])
+    served = Unscaled(prediction.interpolant, prediction.network_time, prediction) if scaled else prediction
+    plan = compiled(solver, times, served, transform, last_step)
+    asked = [evaluation.time for evaluation in plan.evaluations]
+    on = prediction.interpolant
+    level = on.sigma if prediction.kind == "velocity" else on.noise_ratio
+    return Schedule(
+        solver,
+        transform,
+        last_step,
+        prediction,
+        served,
+        plan,
+        tuple(prediction.time(t) for t in asked),
+        tuple(prediction.input_scale(t) for t in asked) if scaled else (1.0,) * len(asked),
+        tuple(level(t) for t in (*asked, times[-1])),
+    )
