@@ -206,9 +206,9 @@ class Executor:
         instructions, dying = plan.instructions, plan.dying
         for position in range(self.position, len(instructions)):
             instruction = instructions[position]
-            if type(instruction) is Combine:
+            if isinstance(instruction, Combine):
                 self.combine(instruction)
-            elif type(instruction) is Evaluate:
+            elif isinstance(instruction, Evaluate):
                 source, outs, index = values[instruction.input], instruction.outs, self.evaluated
                 self.pending = Request(source, instruction.time, instruction.labels, instruction.step, index, outs)
                 self.position, self.evaluated = position + 1, index + 1

@@ -6,10 +6,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import k_diffusion
 from .generators import sample_ids
+
+if TYPE_CHECKING:
+    from .scheduler import DiffusersScheduler
 
 __all__ = ["DiffusersScheduler", "k_diffusion", "sample_ids"]  # the first is made by __getattr__
 

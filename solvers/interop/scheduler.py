@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from diffusers.utils import BaseOutput
+from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 
 from ... import kernels
@@ -217,13 +217,13 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):
                 raise ArgumentError(name, got="a tensor", expected="numbers on the host", hint=f"{name}.tolist()")
         if timesteps is not None and sigmas is not None:
             timesteps = None  # as in diffusers' flow scheduler: the levels decide, the times follow from them
-        given = [None if values is None else tuple(values) for values in (timesteps, sigmas)]
-        asked = (self.config, num_inference_steps, device, *given, mu)  # a changed configuration is another object
+        own = None if timesteps is None else tuple(timesteps), None if sigmas is None else tuple(sigmas)
+        asked = (self.config, num_inference_steps, device, own, mu)  # a changed configuration is another object
         if self._asked is None or self._asked[0] is not asked[0] or self._asked[1:] != asked[1:]:
-            self._schedule = schedule = self._plan(num_inference_steps, *given, mu)
-            self.timesteps = schedule.tensor(self._training == "ddpm", device)
+            self._schedule = schedule = self._plan(num_inference_steps, *own, mu)
+            self.timesteps = entries = schedule.tensor(self._training == "ddpm", device)
             self.sigmas = torch.tensor(schedule.levels, dtype=torch.float32)
-            self._memory, self._width = self.timesteps.data_ptr(), self.timesteps.element_size()
+            self._memory, self._width = entries.data_ptr(), entries.element_size()
             self._entries = len(schedule.times)
             self.num_inference_steps = schedule.plan.steps
             self._asked = asked
@@ -239,7 +239,7 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):
     ) -> Schedule:
         config, trained = self.config, self._trained
         times = trained_times(config, trained, self._training, steps, timesteps=timesteps, sigmas=sigmas, mu=mu)
-        return scheduled(self._solver, times, trained, config.path, self._transform, config.last_step)
+        return scheduled(self._solver, times, trained, config["path"], self._transform, config["last_step"])
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Begin the run at this entry of ``timesteps`` (image to image)."""
@@ -261,7 +261,7 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):
         self.register_to_config(shift=shift)
 
     def __len__(self) -> int:
-        return int(self.config.num_train_timesteps)
+        return int(self.config["num_train_timesteps"])
 
     # --- the run -----------------------------------------------------------------------------------------------
 
@@ -335,15 +335,17 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):
     @property
     def _transform(self) -> str | None:
         """What happens to clean estimates, by name."""
-        return "threshold" if self.config.thresholding else "clip" if self.config.clip_sample else None
+        return "threshold" if self.config["thresholding"] else "clip" if self.config["clip_sample"] else None
 
     def _transforms(self) -> Mapping[str, TransformFunction]:
         config = self.config
-        if config.thresholding:
-            ratio, cap = config.dynamic_thresholding_ratio, max(float(config.sample_max_value), 1.0)
+        if config["thresholding"]:
+            ratio, cap = config["dynamic_thresholding_ratio"], max(float(config["sample_max_value"]), 1.0)
             return {"threshold": lambda denoised, _: kernels.threshold(denoised, ratio, cap=cap)}
-        if config.clip_sample:
-            return {"clip": lambda denoised, _: denoised.clamp(-config.clip_sample_range, config.clip_sample_range)}
+        if config["clip_sample"]:
+            return {
+                "clip": lambda denoised, _: denoised.clamp(-config["clip_sample_range"], config["clip_sample_range"])
+            }
         return {}
 
     # --- scales ------------------------------------------------------------------------------------------------
@@ -358,7 +360,7 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):
         schedule = self._schedule
         if self._training in ("edm", "ve"):
             if schedule is None:
-                return float(self.config.sigma_max)
+                return float(self.config["sigma_max"])
             return schedule.prediction.interpolant.noise_ratio(schedule.plan.grid[0])
         return 1 / schedule.scales[0] if schedule is not None else 1.0
 
@@ -368,7 +370,8 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):
             return sample
         index = None if timestep is None else self._index(timestep)
         if index is None:
-            index = (self._begin or 0) if self._run is None else min(self._position, self._entries - 1)
+            under_way = self._run is not None and not self._run.done
+            index = self._position if under_way else self._begin or 0
         scale = self._schedule.scales[index]
         return sample if scale == 1 else sample * scale
 
@@ -392,7 +395,7 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):
     def _at(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """Alpha and sigma of the state, shaped to multiply ``like``."""
         alpha, sigma = self._mixing(timesteps.to(like.device))
-        if self.config.path == "edm" and self._training == "ddpm":
+        if self.config["path"] == "edm" and self._training == "ddpm":
             alpha, sigma = torch.ones_like(alpha), sigma / alpha
         shape = (-1, *[1] * (like.ndim - 1))
         return alpha.reshape(shape), sigma.reshape(shape)

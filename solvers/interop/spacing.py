@@ -71,13 +71,16 @@ def trained_times(
     else:
         largest, smallest = float(config["sigma_max"]), float(config["sigma_min"])
         kind = "exponential" if config.get("sigma_schedule") == "exponential" or training == "ve" else "karras"
-        levels = respaced(largest, smallest, steps, kind, rho=float(config.get("rho") or 7.0))
+        points = steps + (path.sigma(1.0) > 0)  # a path that never gets clean ends at its smallest level
+        levels = respaced(largest, smallest, points, kind, rho=float(config.get("rho") or 7.0))
     return ended([path.time_at_noise_ratio(level) for level in levels], config, prediction)
 
 
 def ended(times: Sequence[float], config: Mapping[str, Any], prediction: Prediction) -> tuple[float, ...]:
-    """The times with the last one, clean data or the smallest trained noise level, after them."""
+    """The times with the last one, clean data or the smallest trained noise level, after them if it is not there."""
     path = prediction.interpolant
+    if len(times) > 1 and times[-1] == 1.0 and path.sigma(1.0) > 0:
+        return tuple(times)
     if config.get("final_sigmas_type", "zero") == "zero":
         end = 1.0
     else:
@@ -198,7 +201,8 @@ def flow_times(
         levels = np.linspace(1 - 1 / trained, 0, steps + 1)[:-1]
     else:
         ends = np.asarray([1.0, 1 / trained])
-        levels = np.linspace(*(ends if dynamic else static(ends)), steps)
+        first, last = (ends if dynamic else static(ends)).tolist()
+        levels = np.linspace(first, last, steps)
     levels = (
         time_shifted(levels, float(mu or 0.0), config.get("time_shift_type", "exponential"))
         if dynamic

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import warnings
 from typing import Any
@@ -297,6 +298,19 @@ def test_a_registered_grid() -> None:
     scheduler = DiffusersScheduler("euler", training="flow", grid="shifted", grid_options={"shift": 3.0})
     scheduler.set_timesteps(4)
     torch.testing.assert_close(scheduler.timesteps, torch.tensor([1000.0, 900.0, 750.0, 500.0]))
+
+
+def test_networks_of_scores() -> None:
+    """Variance exploding: the network predicts the score and is told the noise level; Gaussian data, exact flow."""
+    theirs = diffusers.ScoreSdeVeScheduler(sigma_min=0.01, sigma_max=50.0)
+    scheduler = DiffusersScheduler.from_config(theirs, solver="heun")
+    scheduler.set_timesteps(100)
+    assert scheduler.init_noise_sigma == pytest.approx(50.0)
+    x0 = start(torch.float64) * scheduler.init_noise_sigma
+    x = x0
+    for t in scheduler.timesteps:
+        x = scheduler.step(-x / (1 + t.double() ** 2), t, x).prev_sample
+    torch.testing.assert_close(x, x0 / math.sqrt(1 + 50.0**2), rtol=1e-2, atol=0)  # order 2: (log(5000) / 100)^2 = 7e-3
 
 
 def test_bad_requests_are_named() -> None:
