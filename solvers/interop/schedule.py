@@ -39,6 +39,10 @@ class Schedule:
     scales: tuple[float, ...]
     levels: tuple[float, ...]
 
+    def __deepcopy__(self, memo: dict[int, object]) -> Schedule:
+        """Itself: nothing in it changes, so copies of a scheduler share it."""
+        return self
+
     @property
     def ends_clean(self) -> bool:
         """Whether a run ends in data without noise."""
