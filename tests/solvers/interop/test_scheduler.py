@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import warnings
+import weakref
 from typing import Any
 
 import pytest
@@ -405,6 +406,19 @@ def test_what_a_step_returned_is_never_written_to() -> None:
         kept.append((x, x.clone()))
     assert all(torch.equal(a, b) for a, b in kept)
     assert len({a.data_ptr() for a, _ in kept}) == len(kept)
+
+
+@pytest.mark.parametrize("solver", ["ddim", "heun", "rk4"])
+def test_a_run_keeps_no_state_that_it_does_not_read(solver: str) -> None:
+    """Of all states that were handed out, besides the caller's own, at most the start of the step is alive."""
+    scheduler = DiffusersScheduler(solver, **STABLE)
+    scheduler.set_timesteps(6)
+    x, states = start(), list[weakref.ref[torch.Tensor]]()
+    for t in scheduler.timesteps:
+        x = scheduler.step(network(x, t), t, x).prev_sample
+        states.append(weakref.ref(x))
+        alive = {id(state()) for state in states if state() is not None}
+        assert len(alive - {id(x)}) <= 1
 
 
 @pytest.mark.parametrize("solver", ["ddim", "heun", "ab2"])
