@@ -35,8 +35,8 @@ NoiseSampler = Callable[[Tensor, Tensor], Tensor]
 NAMES: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
     "euler_ancestral": (("euler_ancestral", {}), ("ddim", {"eta": 1.0})),
     "dpmpp_2m": (("dpmpp_2m", {"lower_order_final": "never"}),),
-    "dpmpp_2m_sde": (("dpmpp_2m_sde", {"lower_order_final": False}),),
-    "dpmpp_3m_sde": (("dpmpp_3m_sde", {"lower_order_final": False}),),
+    "dpmpp_2m_sde": (("dpmpp_2m_sde", {"lower_order_final": "never"}),),
+    "dpmpp_3m_sde": (("dpmpp_3m_sde", {"lower_order_final": "never"}),),
     "dpm_2": (("dpm2", {}), ("dpm2_churn", {"s_churn": 0.0})),
     "dpm_2_ancestral": (("dpm2_ancestral", {}),),
     "heun": (("edm_heun", {}), ("heun", {})),
