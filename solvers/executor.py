@@ -308,8 +308,7 @@ class Executor:
         outs = None if self.differentiable else [values[register] for register in combine.outs]
         noise = self.noise(combine) if scales else None
         results = kernels.combine(inputs, combine.matrix, out=outs, noise=noise, scale=scales)
-        for register, result in zip(combine.outs, results, strict=True):
-            values[register] = result
+        values.update(zip(combine.outs, results, strict=True))
         if self.fused and not all([bool(result.isfinite().all()) for result in results]):
             raise not_finite(self, combine)
 

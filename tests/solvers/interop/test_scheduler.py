@@ -149,7 +149,7 @@ def test_same_numbers_as_diffusers(case: str, steps: int) -> None:
     assert relative(got, expected) < 1e-4
 
 
-@pytest.mark.parametrize("kind", ["ddim", "ddpm"])
+@pytest.mark.parametrize("kind", ["ddim", "ddpm", "euler_ancestral_discrete"])
 def test_stochastic_steps_with_the_same_noise(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Theirs is given our normals where it draws its own; DDPM's posterior is DDIM's with eta = 1."""
     generator = torch.Generator().manual_seed(11)
@@ -163,10 +163,13 @@ def test_stochastic_steps_with_the_same_noise(kind: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(f"diffusers.schedulers.scheduling_{kind}.randn_tensor", ours_instead)
     if kind == "ddim":
         theirs, eta, options = diffusers.DDIMScheduler(clip_sample=False), 0.6, {"eta": 0.6}
-    else:
+    elif kind == "ddpm":
         theirs, eta, options = diffusers.DDPMScheduler(clip_sample=True, clip_sample_range=1.5), 1.0, {}
+    else:
+        theirs, eta, options = diffusers.EulerAncestralDiscreteScheduler(**LEADING), 1.0, {}
     expected = sampled(theirs, 20, **options)
-    ours = DiffusersScheduler.from_config(theirs, solver="ddim", solver_options={"eta": eta})
+    path = "edm" if kind == "euler_ancestral_discrete" else None
+    ours = DiffusersScheduler.from_config(theirs, solver="ddim", solver_options={"eta": eta}, path=path)
     assert relative(sampled(ours, 20, generator=generator), expected) < 1e-4
     assert len(drawn) >= 19
 
