@@ -14,7 +14,7 @@ from pushforward.solvers import FixedGridSolver
 SAMPLES, DIMENSION, MODES = 2048, 16, 4
 WEIGHTS = (0.4, 0.3, 0.2, 0.1)
 SEEDS = range(100, 132)
-STEPS = {1: 64, 2: 32}  # the bias is then below a standard error of each statistic
+STEPS = {1: 48, 2: 24}  # the bias is then below a standard error of each statistic
 STOCHASTIC = {name: solver for name, solver in solvers.solvers() if solver.stochastic}
 PROJECTIONS = torch.nn.functional.normalize(
     torch.randn(DIMENSION, 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64), dim=0

@@ -124,7 +124,7 @@ def test_every_sampler_is_finite_on_every_grid(name: str, path: models.Interpola
     """From the noisiest time that the path has, through few and many steps, to clean data or just before it."""
     oracle = models.reference_mixture(path)
     low = 2 * path.noise_ratio(1.0) or 0.02
-    for steps, stop in itertools.product((1, 2, 3, 5, 10), (0.0, low)):
+    for steps, stop in itertools.product((1, 2, 6), (0.0, low)):
         if name == "restart" and steps < 5:
             continue  # needs a grid point on either side of its interval
         high = min(path.noise_ratio(path.t_min), 300.0)

@@ -20,8 +20,8 @@ from pushforward.solvers import FixedGridSolver
 from pushforward.solvers.plan import Combine, Evaluate, Plan
 
 WEIGHTS, MEANS, VARIANCES = (0.3, 0.7), (1.0, -0.6), (0.3, 0.2)
-X = np.linspace(-7, 7, 281)
-NODES, SHARES = np.polynomial.hermite_e.hermegauss(7)
+X = np.linspace(-6, 6, 201)
+NODES, SHARES = np.polynomial.hermite_e.hermegauss(5)
 SHARES = SHARES / SHARES.sum()
 FUNCTIONS = (np.square, lambda x: np.cos(2 * x), lambda x: x**3)
 START, STOP = 0.1, 0.8
