@@ -316,7 +316,7 @@ Each run is measured against the exact flow from where it begins: diffusers' flo
 karras and exponential schedules of EDM and k-diffusion at nu = 80, azula short of both ends. In bfloat16 states,
 outputs and the network are bfloat16, and each solver runs on its best float32 grid.
 
-Known causes of differences: diffusers rounds the network's times of `use_flow_sigmas` schedulers to integers of 1000;
+Known causes of differences: diffusers truncates the times its `use_flow_sigmas` networks are told to thousandths;
 UniPC bh1 divides infinity by infinity in its last step to sigma = 0 and returns NaN; azula's last level is
 `sigma_min`, so that much noise remains in its samples.
 """
