@@ -2,7 +2,8 @@
 
 from .clock import Cosine, Sway, Uniform
 from .levels import Arctan, Beta, Karras, LevelGrid, LogSNR
-from .optimise import OptimisedGrid, optimise_grid
+from .optimise import optimise_grid
+from .optimised import OptimisedGrid
 from .registry import GRIDS, GridFunction, grid, register
 from .shift import DynamicShift, Shifted, Stretched
 from .tables import AlignYourSteps, Indices, NoiseRatios, Timesteps
