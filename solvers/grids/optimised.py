@@ -22,7 +22,7 @@ class OptimisedGrid:
         error, base_error: Root mean square distance to the exact samples on held-out starts, with these times and with
             the base grid's.
         pilot_error, pilot_base_error: The same on the starts of the search.
-        reference_error: What changes in the exact samples with half as many steps: errors below it mean nothing.
+        reference_error: Of the exact samples, from a run with half as many steps: differences below it mean nothing.
         evaluations: Rows that the network saw in all, over rows of a batch: its calls for one batch of starts.
         interpolant: Of the model.
 
