@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 
+with warnings.catch_warnings():  # their import-time deprecations are not ours to act on
+    warnings.simplefilter("ignore")
+    import diffusers
+
 STABLE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+LEADING = {"timestep_spacing": "leading"} | STABLE
 SHAPE = (2, 4, 8, 8)
 
 
@@ -36,3 +42,7 @@ def loop(scheduler: Any, x: torch.Tensor, first: int = 0, **options: Any) -> tor
 def sampled(scheduler: Any, steps: int, dtype: torch.dtype = torch.float32, **options: Any) -> torch.Tensor:
     scheduler.set_timesteps(steps)
     return loop(scheduler, start(dtype) * getattr(scheduler, "init_noise_sigma", 1.0), **options)
+
+
+def scheduler_of(name: str, **config: Any) -> Any:
+    return getattr(diffusers, f"{name}Scheduler")(**config)

@@ -23,7 +23,7 @@ with warnings.catch_warnings():  # their import-time deprecations are not ours t
 
     from pushforward.solvers.interop import DiffusersScheduler
 
-from scheduler_loop import SHAPE, STABLE, loop, network, relative, sampled, start
+from scheduler_loop import LEADING, SHAPE, STABLE, loop, network, relative, sampled, scheduler_of, start
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),  # theirs, with NumPy 2
@@ -32,7 +32,6 @@ pytestmark = [
 
 # --- parity ----------------------------------------------------------------------------------------------------
 
-LEADING = {"timestep_spacing": "leading"} | STABLE
 PAIRS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "flow euler": ("FlowMatchEulerDiscrete", {"shift": 3.0}, {"solver": "euler"}),
     "flow euler karras": ("FlowMatchEulerDiscrete", {"use_karras_sigmas": True}, {"solver": "euler"}),
@@ -92,10 +91,6 @@ PAIRS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "edm euler": ("EDMEuler", {}, {"solver": "euler"}),
     "edm euler exponential": ("EDMEuler", {"sigma_schedule": "exponential"}, {"solver": "euler"}),
 }
-
-
-def scheduler_of(name: str, **config: Any) -> Any:
-    return getattr(diffusers, f"{name}Scheduler")(**config)
 
 
 @pytest.mark.parametrize("steps", [10, 20, 50])

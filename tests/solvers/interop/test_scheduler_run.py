@@ -18,7 +18,7 @@ with warnings.catch_warnings():  # their import-time deprecations are not ours t
     from pushforward.solvers.interop import DiffusersScheduler
 
 from host_reads import HostReadError, no_host_reads
-from scheduler_loop import SHAPE, STABLE, loop, network, relative, sampled, start
+from scheduler_loop import LEADING, SHAPE, STABLE, loop, network, relative, sampled, scheduler_of, start
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),  # theirs, with NumPy 2
