@@ -44,7 +44,7 @@ __device__ __forceinline__ void run_phases(const Kernel& kernel, std::integer_se
 }
 
 template <class Kernel>
-__global__ void __launch_bounds__(Kernel::threads) on_device(const __grid_constant__ Kernel kernel) {
+__global__ void __launch_bounds__(Kernel::threads, 1) on_device(const __grid_constant__ Kernel kernel) {
   run_phases(kernel, std::make_integer_sequence<int, Kernel::phases>());
 }
 

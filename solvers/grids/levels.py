@@ -117,7 +117,7 @@ class Karras(LevelGrid):
     Example:
         >>> from pushforward.models import EDM
         >>> [round(EDM().noise_ratio(t), 3) for t in Karras()(4, EDM())]
-        [80.0, 9.723, 0.469, 0.002, 0.0]
+        [80.0, 9.723, 0.47, 0.002, 0.0]
     """
 
     rho: float = 7.0
@@ -180,7 +180,7 @@ class Beta(LevelGrid):
     Example:
         >>> from pushforward.models import Linear
         >>> [round(t, 4) for t in Beta()(4, Linear())]
-        [0.0, 0.1988, 0.5, 0.8012, 1.0]
+        [0.0, 0.1757, 0.5, 0.8243, 1.0]
     """
 
     a: float = 0.6

@@ -93,7 +93,7 @@ def optimise_grid(
         >>> from pushforward.solvers import optimise_grid
         >>> model = GaussianOracle([0.7], [[0.09]]).model()
         >>> found = optimise_grid(model, "midpoint", 3, (1,), pilot=16, held_out=16, dtype=torch.float64)
-        >>> found.gain > 2
+        >>> found.gain > 1.5
         True
     """
     from ..solver import solver as find_solver
