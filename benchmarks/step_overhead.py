@@ -123,6 +123,8 @@ def benchmark(bench: Benchmark) -> None:
             case, mine, peer = f"{name} {'x'.join(map(str, shape))} float32", Result(), Result()
             for set_up in (False, True)[: 2 if shape == SHAPES[1] else 1]:
                 case += " with set-up" if set_up else ""
+                if not bench.wants(case):
+                    continue
                 bench.compare(
                     case, "diffusers", ours(plan, x0, mine, set_up), theirs(scheduler, x0, peer, set_up), repeats=STEPS
                 )

@@ -42,9 +42,11 @@ bool Bound::settle_outputs(Job& job) {
 
 int run_job(const Job& job) {
   const Kernel kernel = combine_stretch_kernel();
-  // Measured on two cores: waking a second thread costs about as much as adding up 32 thousand elements. Below 4096
-  // asking for the number of threads does not pay either, nor does releasing the interpreter.
-  const int64_t size = job.size(), least = job.draws > 0 ? 4096 : 32768;
+  // With data in the own cache one thread is as fast up to some 32 thousand elements. But inputs come from a network
+  // that ran on all threads, so half of them wait in the caches of others: a step of DPM-Solver++ 2M on 16384 elements
+  // took 27 us on one of two threads and 8 on both, whose halves are those of torch. Below 4096 asking for the number
+  // of threads does not pay, nor does releasing the interpreter.
+  const int64_t size = job.size(), least = job.draws > 0 ? 4096 : 8192;
   const int threads = size < least ? 1 : int(std::min<int64_t>(torch_threads(), size / least));
   if (threads <= 1) return size == 0 ? 0 : kernel(job, 0, size);
   // Shares end at multiples of 1024 elements, so that vectors of normals and cache lines belong to one thread.
