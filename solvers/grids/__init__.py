@@ -5,7 +5,7 @@ from .levels import Arctan, Beta, Karras, LevelGrid, LogSNR
 from .optimise import optimise_grid
 from .optimised import OptimisedGrid
 from .registry import GRIDS, GridFunction, grid, register
-from .shift import DynamicShift, Shifted, Stretched
+from .shift import DynamicShift, Offset, Shifted, Stretched
 from .tables import AlignYourSteps, Indices, NoiseRatios, Timesteps
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "LevelGrid",
     "LogSNR",
     "NoiseRatios",
+    "Offset",
     "OptimisedGrid",
     "Shifted",
     "Stretched",

@@ -134,3 +134,35 @@ class Stretched:
         *times, end = self.base(steps, interpolant)
         scale = (1 - self.terminal) / times[-1] if steps > 1 else 1.0
         return (*(t * scale for t in times), end)
+
+
+@register("offset")
+@dataclass(frozen=True)
+class Offset:
+    r"""Times that begin a little after pure noise: :math:`t' = s + (1 - s)\, t` of a base grid's times.
+
+    Where alpha = 0 the half log-SNR is infinite: the first step of an exponential solver has order one there, and the
+    next one no past to use. From ``start`` on every step is a regular one. The price is to take noise for the state at
+    ``start``, of which alpha(start) is data; 0.001 is where diffusers' multistep schedulers begin on flow networks.
+
+    Attributes:
+        start: s in (0, 1).
+        base: The grid that is moved; its last time, 1, stays.
+
+    Example:
+        >>> from pushforward.models import Linear
+        >>> [round(t, 4) for t in Offset(0.01)(4, Linear())]
+        [0.01, 0.2575, 0.505, 0.7525, 1.0]
+    """
+
+    start: float = 0.001
+    base: GridFunction = UNIFORM
+
+    def __post_init__(self) -> None:
+        if not 0 < self.start < 1:
+            raise ArgumentError("start", got=self.start, expected="a time between 0 and 1")
+
+    def __call__(self, steps: int, interpolant: Interpolant) -> tuple[float, ...]:
+        """The times."""
+        *times, end = self.base(steps, interpolant)
+        return (*(self.start + (1 - self.start) * t for t in times), end)
