@@ -144,6 +144,8 @@ class Offset:
     Where alpha = 0 the half log-SNR is infinite: the first step of an exponential solver has order one there, and the
     next one no past to use. From ``start`` on every step is a regular one. The price is to take noise for the state at
     ``start``, of which alpha(start) is data; 0.001 is where diffusers' multistep schedulers begin on flow networks.
+    Which weighs more depends on the network: UniPC with 8 steps has the same error on mixtures, and between 0.4 and 1.2
+    of it on the bundled digits, by start.
 
     Attributes:
         start: s in (0, 1).

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from linear_response import marginal, response
 from problems import rms
 
-import pushforward as pf
 from pushforward import models, solvers
 from pushforward.errors import ArgumentError, GridError, UnknownNameError
 from pushforward.solvers import (
@@ -167,18 +166,13 @@ def test_dynamic_shift_is_a_shift_by_the_exponential_of_mu() -> None:
         assert 1 - moved == pytest.approx(math.e / (math.e + (1 / k - 1) ** 0.7), abs=1e-15)
 
 
-def test_offset_spares_exponential_solvers_first_steps_of_order_one() -> None:
-    """On a trained network, where those cost more than the data that the offset neglects: measured 0.52."""
-    model, condition = models.load("digits28-small"), {"label": torch.arange(4)}
-    x0 = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-
-    def end(**options: object) -> torch.Tensor:
-        return pf.sample(model, x0, condition=condition, **options)
-
-    exact = end(solver="rk4", steps=25)
-    errors = [(end(solver="unipc", steps=8, grid=g) - exact).square().mean().sqrt() for g in (Offset(0.01), "uniform")]
-    assert errors[0] < 0.75 * errors[1]
-    assert Offset(0.2, base=Shifted(2.0))(2, models.Linear())[0] == 0.2
+def test_offset_grid_begins_where_the_half_log_snr_is_finite() -> None:
+    path = models.Linear()
+    times = Offset(base=Shifted(2.0))(8, path)
+    assert times[0] == 0.001
+    assert times[-1] == 1.0
+    assert all(math.isfinite(path.half_log_snr(t)) for t in times[:-1])
+    np.testing.assert_allclose(np.subtract(times, 0.001) / 0.999, Shifted(2.0)(8, path), atol=1e-15)
 
 
 def test_stretched_grid_ends_at_the_terminal_level() -> None:
