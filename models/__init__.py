@@ -17,6 +17,7 @@ else:
     from .clocks import clock as clock
     from .diffusers import from_diffusers as from_diffusers
     from .discrete import DiscreteDDPM as DiscreteDDPM
+    from .fields import ModelField as ModelField
     from .guidance import Guidance as Guidance
     from .interpolants import Coefficients as Coefficients
     from .interpolants import Interpolant as Interpolant

@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import ArgumentError, UnknownNameError
 from .discrete import NODE_SLACK
 from .interpolants import Interpolant, check_parameter
@@ -34,6 +37,10 @@ class Clock(ABC):
     def inverse(self, time: float, path: Interpolant) -> float:
         """Our time at the network's ``time``."""
 
+    def each(self, times: NDArray[np.float64], path: Interpolant) -> NDArray[np.float64]:
+        """The network's time at each of ``times``; a clock whose formula takes arrays need not loop."""
+        return np.array([self(t, path) for t in times.tolist()], dtype=np.float64)
+
     def to_config(self) -> dict[str, Any]:
         """Name and parameters, ready for JSON; :func:`clock` reads them."""
         return {"name": self.name} | {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -57,6 +64,10 @@ class TimeClock(Clock):
         """``time / scale``."""
         return time / self.scale
 
+    def each(self, times: NDArray[np.float64], path: Interpolant) -> NDArray[np.float64]:
+        """``scale * t``."""
+        return self.scale * times
+
 
 @dataclass(frozen=True)
 class ReverseClock(Clock):
@@ -75,6 +86,10 @@ class ReverseClock(Clock):
     def inverse(self, time: float, path: Interpolant) -> float:
         """``1 - time / scale``."""
         return 1.0 - time / self.scale
+
+    def each(self, times: NDArray[np.float64], path: Interpolant) -> NDArray[np.float64]:
+        """``scale * (1 - t)``."""
+        return self.scale * (1.0 - times)
 
 
 @dataclass(frozen=True)

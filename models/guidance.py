@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import ArgumentError
 from .interpolants import Interpolant
 
@@ -83,6 +86,23 @@ class Guidance:
     def branches_at(self, t: float, interpolant: Interpolant | None = None) -> tuple[str, ...]:
         """Names of the branches that are evaluated at ``t``."""
         return tuple(self.weights_at(t, interpolant))
+
+    def columns_at(
+        self, times: NDArray[np.float64], interpolant: Interpolant | None = None
+    ) -> dict[str, NDArray[np.float64]]:
+        """:meth:`weights_at` for many times: a column for each branch that some time needs, zero where none is.
+
+        Example:
+            >>> Guidance(4.0, interval=(0.25, 0.75)).columns_at(np.array([0.5, 0.75]))
+            {'cond': array([4., 1.]), 'null': array([-3.,  0.])}
+        """
+        if callable(self.weight) or self.interval is not None:
+            each = [self.weight_at(t, interpolant) for t in times.tolist()]
+        else:
+            each = [self.weight] * len(times)
+        weights = np.array(each, dtype=np.float64)
+        columns = {CONDITIONAL: weights, UNCONDITIONAL: 1.0 - weights}
+        return {branch: column for branch, column in columns.items() if column.any()}
 
     def breakpoints(self, interpolant: Interpolant) -> tuple[float, ...]:
         """Times inside (0, 1) at which the interval starts or ends: put grid nodes there to keep a solver's order."""

@@ -6,10 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import ArgumentError
 from .clocks import Clock, LogNoiseRatioClock, NoiseRatioClock
 from .interpolants import check_parameter
-from .predictions import Affine, Prediction, Target
+from .predictions import Affine, Prediction, Target, extremes
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,14 @@ class VelocityPrediction(Prediction):
         self.check_callable(t)
         self.finite_rates(t)
         return Affine(0.0, float(self.sign))
+
+    def columns(self, name: str, times: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Without a loop for velocities; what can be infinite is so at an end alone, and is looked for there."""
+        if name != "velocity":
+            return super().columns(name, times)
+        for t in extremes(times):
+            self.velocity(t)
+        return np.zeros(len(times)), np.full(len(times), float(self.sign))
 
 
 @dataclass(frozen=True)

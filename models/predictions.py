@@ -20,6 +20,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import ArgumentError, SingularTimeError, UnknownNameError
 from .clocks import Clock, clock, default_clock
 from .interpolants import (
@@ -169,6 +172,27 @@ class Prediction(ABC):
             return Affine(0.0, 1.0)
         raise UnknownNameError("quantity", got=repr(name), expected="one of " + ", ".join((*QUANTITIES, "output")))
 
+    # --- many times at once: rows of a batch that have times of their own ----------------------------------------
+
+    def times(self, times: NDArray[np.float64]) -> NDArray[np.float64]:
+        """:meth:`time` at each of ``times``, [R]."""
+        if type(self).time is not Prediction.time:
+            return np.array([self.time(t) for t in times.tolist()], dtype=np.float64)
+        for t in extremes(times):
+            check_time(t)
+        return self.network_time.each(times, self.interpolant)
+
+    def input_scales(self, times: NDArray[np.float64]) -> NDArray[np.float64]:
+        """:meth:`input_scale` at each of ``times``, [R]."""
+        if type(self).input_scale is Prediction.input_scale:
+            return np.ones(len(times))
+        return np.array([self.input_scale(t) for t in times.tolist()], dtype=np.float64)
+
+    def columns(self, name: str, times: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """:meth:`quantity` at each of ``times``: what multiplies the state, [R], and the raw output, [R]."""
+        table = np.array([self.quantity(name, t) for t in times.tolist()], dtype=np.float64).reshape(-1, 2)
+        return table[:, 0], table[:, 1]
+
     # --- another path, JSON ------------------------------------------------------------------------------------
 
     def on(self, path: Interpolant | str) -> Prediction:
@@ -277,6 +301,11 @@ class OnPath(Prediction):
     def on(self, path: Interpolant | str) -> Prediction:
         """Straight from ``inner``, without a chain of paths."""
         return self.inner.on(path)
+
+
+def extremes(times: NDArray[np.float64]) -> tuple[float, ...]:
+    """Smallest and largest of the times, NaN if there is one; nothing of none."""
+    return (float(times.min()), float(times.max())) if times.size else ()
 
 
 def prediction(kind: str | Prediction, path: Interpolant | str = "linear", **options: Any) -> Prediction:

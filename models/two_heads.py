@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ..errors import ArgumentError, SingularTimeError, UnknownNameError
 from .adapter import Model
-from .binding import BoundModel
+from .binding import BoundModel, Index
 from .guidance import Guidance
 from .interpolants import Interpolant
 from .predictions import Prediction, Target
+from .row_times import RowTimes
 from .two_sided import HEADS, TwoSided
 
 MOTIONS, NOISES = HEADS[:2], HEADS[2:]
@@ -172,9 +173,22 @@ class BoundHeads:
 
     heads: Mapping[str, BoundModel]
 
+    @property
+    def calls(self) -> int:
+        """How often the networks were called so far."""
+        return sum(head.calls for head in self.heads.values())
+
     def evaluate(self, x: Tensor, t: float, branches: tuple[str, ...]) -> tuple[Tensor, ...]:
         """The outputs of the named heads at (x, t)."""
         return tuple(self.heads[name].evaluate(x, t)[0] for name in branches)
+
+    def evaluate_rows(self, x: Tensor, times: RowTimes, branches: tuple[str, ...]) -> tuple[Tensor, ...]:
+        """The outputs of the named heads, for rows with times of their own; see :meth:`BoundModel.evaluate_rows`."""
+        return tuple(self.heads[name].evaluate_rows(x, times)[0] for name in branches)
+
+    def select(self, index: Index) -> BoundHeads:
+        """The heads bound to rows ``index`` of the conditions; see :meth:`BoundModel.select`."""
+        return BoundHeads({name: head.select(index) for name, head in self.heads.items()})
 
 
 def adapt_two_sided(
