@@ -13,7 +13,7 @@ if find_spec(f"{__name__}.kernels") is None:  # Python was started in a checkout
 from . import errors, kernels, models, solvers
 from .errors import PushforwardError
 from .sample import make_plan, sample
-from .solvers import Executor, Plan, Trajectory, grid, optimise_grid, solver
+from .solvers import Executor, Plan, Trajectory, grid, optimise_grid, solve_ode, solver
 
 __version__ = "0.1.0"
 
@@ -29,6 +29,7 @@ __all__ = [
     "models",
     "optimise_grid",
     "sample",
+    "solve_ode",
     "solver",
     "solvers",
 ]

@@ -68,13 +68,27 @@ class SingularTimeError(ArgumentError):
         super().__init__(argument, got=got, expected=f"another time, since {because}", hint=hint)
 
 
+class IntegrationError(PushforwardError, RuntimeError):
+    """An adaptive run that did not arrive: the step became too small, or too many were needed.
+
+    Carries ``step``, ``t`` and ``x`` of the first sample that failed, and the whole ``solution``.
+    """
+
+    step: int | None = None
+    t: float | None = None
+    x: object = None
+    solution: object = None
+
+
 class NotFiniteError(PushforwardError, FloatingPointError):
     """NaN or infinity where a number was expected.
 
-    Raised by a run, it carries ``step``, ``t``, the network's input ``x`` and the last good ``state``.
+    Raised by a run, it carries ``step``, ``t``, the network's input ``x`` and the last good ``state``; by an adaptive
+    one, the ``solution`` too.
     """
 
     step: int | None = None
     t: float | None = None
     x: object = None
     state: object = None
+    solution: object = None

@@ -5,7 +5,8 @@ if (
 ):  # on sys.path by accident (a checkout as working directory): look like an unrelated, empty module
     __version__ = "0"
 else:
-    from . import exponential, interop, ode, sde
+    from . import adaptive, exponential, interop, ode, sde
+    from .adaptive import Controller, Event, Solution, Status, solve_ode
     from .executor import Executor, Request
     from .grids import (
         GRIDS,
@@ -39,10 +40,12 @@ else:
         "AlignYourSteps",
         "Arctan",
         "Beta",
+        "Controller",
         "Cosine",
         "Cost",
         "Diffusion",
         "DynamicShift",
+        "Event",
         "Executor",
         "Expression",
         "FixedGridSolver",
@@ -57,6 +60,8 @@ else:
         "Plan",
         "Request",
         "Shifted",
+        "Solution",
+        "Status",
         "StepBuilder",
         "StepState",
         "Stretched",
@@ -64,6 +69,7 @@ else:
         "Timesteps",
         "Trajectory",
         "Uniform",
+        "adaptive",
         "exponential",
         "grid",
         "interop",
@@ -72,6 +78,7 @@ else:
         "plan",
         "register",
         "sde",
+        "solve_ode",
         "solver",
         "solvers",
     ]
