@@ -125,6 +125,26 @@ def rk_step(
     return RungeKuttaStep(new, error[:, 0] if single else error, tuple(q))
 
 
+def prepared_rk_step(
+    x: Tensor,
+    stages: Sequence[Tensor],
+    h: Tensor,
+    weights: tuple[float, ...],
+    estimates: tuple[tuple[float, ...], ...],
+    rtol: float,
+    atol: float,
+    out: Tensor,
+) -> Tensor:
+    """The errors of `rk_step`, float64 [B, E], without its checks: for loops that made all of this themselves.
+
+    The new state goes to ``out``, a tensor like x; no gradient is recorded.
+    """
+    error = torch.empty(x.shape[0], len(estimates), dtype=torch.float64, device=x.device)
+    rows = Rows(weights, estimates, (), rtol, atol)
+    implementation("rk_step", device_type(x))(x, stages, h.to(x.device), rows, out, error, [])
+    return error
+
+
 def _rows(count, weights, error_weights, rtol, atol, dense) -> tuple[bool, Rows]:
     if not 1 <= count <= MAX_STAGES:
         raise ArgumentError("stages", got=f"{count} tensors", expected=f"1 to {MAX_STAGES}")

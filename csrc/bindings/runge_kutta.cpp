@@ -11,7 +11,7 @@
 namespace pushforward {
 
 StepRows step_rows(const py::tuple& rows, size_t stages, int estimates, size_t dense, double rtol, double atol) {
-  if (stages > max_stages || estimates < 1 || estimates > max_estimates || dense > max_dense ||
+  if (stages > max_stages || estimates < 0 || estimates > max_estimates || dense > max_dense ||
       rows.size() != 1 + size_t(estimates) + dense) {
     throw py::value_error("too many stages or rows");
   }
@@ -73,8 +73,37 @@ void rk_step(int dtype, int64_t rows, int64_t row_size, py::handle x, const py::
   }
 }
 
+// A stage of an attempt: the state x + h sum_i w_i k_i, and for each row its time t + c h. `t` and `h` are doubles.
+void rk_stage(int dtype, int64_t rows, int64_t row_size, py::handle x, const py::list& stages, py::handle h,
+              const py::tuple& weights, double c, py::handle t, py::handle out, py::handle times) {
+  StepJob job;
+  job.dtype = Dtype(dtype);
+  job.rows = rows;
+  job.row_size = row_size;
+  job.tableau = step_rows(py::make_tuple(weights), stages.size(), 0, 0, 0.0, 1.0);
+  for (int s = 0; s < job.tableau.stages; ++s) job.stage[s] = as_address(py::object(stages[s]).ptr());
+  job.x = as_address(x.ptr());
+  job.out = as_address(out.ptr());
+  job.h = reinterpret_cast<const double*>(as_address(h.ptr()));
+  job.h_step = 1;
+  job.error = nullptr;
+  job.sums = nullptr;
+  const auto* start = reinterpret_cast<const double*>(as_address(t.ptr()));
+  auto* time = reinterpret_cast<double*>(as_address(times.ptr()));
+  const int64_t size = rows * row_size;
+  const int threads = size < 2 * least_elements ? 1 : int(std::min<int64_t>(torch_threads(), size / least_elements));
+  py::gil_scoped_release release;
+  for (int64_t row = 0; row < rows; ++row) time[row] = start[row] + c * job.h[row];
+  if (size == 0) return;
+  const auto kernel = step_units_kernel();
+  parallel_for(job.units(), threads, [&](int64_t first, int64_t last) { kernel(job, first, last); });
+}
+
 }  // namespace
 
-PF_BINDINGS(module) { module.def("rk_step", &rk_step); }
+PF_BINDINGS(module) {
+  module.def("rk_step", &rk_step);
+  module.def("rk_stage", &rk_stage);
+}
 
 }  // namespace pushforward

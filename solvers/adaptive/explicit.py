@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...kernels import combine, rk_step
+from ...kernels import combine
+from ...kernels.dispatch import chosen_backend, native_module
+from ...kernels.native import CODES
+from ...kernels.runge_kutta import prepared_rk_step
 from .field import Field
 from .method import Attempt, Live
 from .pairs import Pair
@@ -43,23 +47,73 @@ class ExplicitMethod:
 
     def attempt(self, live: Live, h: np.ndarray) -> Attempt:
         """Evaluate the stages, the new state and its error."""
-        pair, x = self.pair, live.x
-        steps = torch.from_numpy(h)
+        pair, x, field = self.pair, live.x, live.field
+        steps, start = torch.from_numpy(h), torch.from_numpy(live.t)
         assert live.slope is not None  # keeps_slope
         stages, new = [live.slope], x
-        count = pair.stages - pair.last_is_free_of_error
-        for row, c in zip(pair.a[1:count], pair.c[1:count], strict=True):
-            new = add_stages(x, stages, steps, row)
-            stages.append(own(live.field(new, live.t + c * h), stages[-1]))
-        if not pair.fsal or count < pair.stages:
-            new = add_stages(x, stages, steps, pair.b[:count])
-        ratio = error_ratio(pair, live.tolerance, x, new, stages, steps)
-        slope = stages[-1] if pair.fsal and count == pair.stages else None
+        make = stage_maker(x, steps, start)
+        for row, c in self.rows:
+            new, times = make(stages, row, c)
+            stages.append(own(field(new, times), stages[-1]))
+        if not self.ends_at_new_state:
+            new, _ = make(stages, self.weights, 1.0)
+        ratio = error_ratio(self, live.tolerance, x, new, stages, steps)
+        slope = stages[-1] if self.ends_at_new_state else None
 
         def interpolate(index: Tensor, theta: np.ndarray) -> tuple[Tensor, int]:
             return dense_output(pair, live, h, stages, index, theta)
 
-        return Attempt(new, ratio, slope, count - 1, interpolate)
+        return Attempt(new, ratio, slope, len(self.rows), interpolate)
+
+    @cached_property
+    def rows(self) -> tuple[tuple[tuple[float, ...], float], ...]:
+        """Weights and node of every stage that an attempt evaluates; not of a last one that no estimate uses."""
+        pair = self.pair
+        return tuple(zip(pair.a, pair.c, strict=True))[1 : pair.stages - pair.last_is_free_of_error]
+
+    @cached_property
+    def ends_at_new_state(self) -> bool:
+        """Whether the last of these stages is taken at the new state."""
+        return self.pair.fsal and not self.pair.last_is_free_of_error
+
+    @cached_property
+    def weights(self) -> tuple[float, ...]:
+        """Of the new state, for these stages."""
+        return self.pair.b[: len(self.rows) + 1]
+
+    @cached_property
+    def estimates(self) -> tuple[tuple[float, ...], ...]:
+        """Rows of the error estimates, for these stages."""
+        return tuple(row[: len(self.rows) + 1] for row in self.pair.error)
+
+
+Maker = Callable[[list[Tensor], Sequence[float], float], tuple[Tensor, Tensor]]
+
+
+def stage_maker(x: Tensor, h: Tensor, start: Tensor) -> Maker:
+    """``make(slopes, weights, c)``: a stage's states and times, one pass over memory; new tensors each time."""
+    if x.is_contiguous() and x.is_cpu and chosen_backend("cpu", "rk_step") == "native":
+        rows = x.shape[0]
+        code, size = CODES[x.dtype], x.numel() // rows if rows else 0
+        x_address, h_address, t_address = x.data_ptr(), h.data_ptr(), start.data_ptr()
+        rk_stage = native_module.rk_stage
+
+        def native(stages: list[Tensor], weights: Sequence[float], c: float) -> tuple[Tensor, Tensor]:
+            out, times = torch.empty_like(x), torch.empty_like(start)
+            slopes = [k.data_ptr() if k.is_contiguous() else contiguous(stages, i) for i, k in enumerate(stages)]
+            rk_stage(
+                code, rows, size, x_address, slopes, h_address, weights, c, t_address, out.data_ptr(), times.data_ptr()
+            )
+            return out, times
+
+        return native
+    return lambda stages, weights, c: (add_stages(x, stages, h, weights), start + c * h)
+
+
+def contiguous(stages: list[Tensor], i: int) -> int:
+    """The address of a stage after it was made contiguous, for all passes to come."""
+    stages[i] = stages[i].contiguous()
+    return stages[i].data_ptr()
 
 
 def own(slope: Tensor, last: Tensor) -> Tensor:
@@ -77,17 +131,15 @@ def add_stages(x: Tensor, stages: Sequence[Tensor], h: Tensor, weights: Sequence
 
 
 def error_ratio(
-    pair: Pair, tolerance: Tolerance, x: Tensor, new: Tensor, stages: Sequence[Tensor], h: Tensor
+    method: ExplicitMethod, tolerance: Tolerance, x: Tensor, new: Tensor, stages: Sequence[Tensor], h: Tensor
 ) -> np.ndarray:
     """Error ratios of the samples, read from the device once."""
     if tolerance.plain:
-        count = len(stages)
-        weights, estimates = pair.b[:count], tuple(row[:count] for row in pair.error)
-        step = rk_step(x, stages, h, weights, estimates, rtol=tolerance.rtol, atol=tolerance.atol)
-        norms = step.error.cpu().numpy().T
+        step = prepared_rk_step(x, stages, h, method.weights, method.estimates, tolerance.rtol, tolerance.atol, new)
+        norms = step.cpu().numpy().T
     else:
         zero = torch.zeros_like(x)
-        norms = [tolerance.ratio(add_stages(zero, stages, h, row[: len(stages)]), x, new) for row in pair.error]
+        norms = [tolerance.ratio(add_stages(zero, stages, h, row), x, new) for row in method.estimates]
     return norms[0] if len(norms) == 1 else two_estimates(norms[0], norms[1])
 
 
@@ -115,7 +167,7 @@ def dense_output(
         field: Field = live.field if everyone else live.field.rows(index)
         for row, c in missing:
             at = add_stages(x, slopes, torch.from_numpy(steps), row)
-            slopes.append(own(field(at, live.t[rows] + c * steps), slopes[-1]))
+            slopes.append(own(field(at, torch.from_numpy(live.t[rows] + c * steps)), slopes[-1]))
     table = np.ones((len(rows), 1 + len(slopes)))
     for column, polynomial in enumerate(pair.dense, start=1):
         value = np.zeros_like(theta)

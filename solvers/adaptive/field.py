@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ...errors import ArgumentError, DeviceError, DtypeError, ShapeError
 from ...models.trees import tree_map
 
-Times = np.ndarray  # float64, one for each sample
+Times = Tensor  # float64 on the host, one for each sample
 
 
 class Field(Protocol):
@@ -38,10 +37,16 @@ class FunctionField:
 
     def __call__(self, x: Tensor, times: Times) -> Tensor:
         """Slopes, checked to be like x."""
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        t = torch.from_numpy(times).to(device=x.device, dtype=dtype)
+        t = times
+        if x.dtype is not torch.float64 or not x.is_cpu:
+            t = times.to(device=x.device, dtype=torch.float64 if x.dtype is torch.float64 else torch.float32)
         slope = self.function(x, t, **self.condition)
-        if type(slope) is not Tensor or slope.shape != x.shape or slope.dtype != x.dtype or slope.device != x.device:
+        if (
+            type(slope) is not Tensor
+            or slope.shape != x.shape
+            or slope.dtype is not x.dtype
+            or slope.device != x.device
+        ):
             check_slope(slope, x, times)
         return slope
 
@@ -63,7 +68,7 @@ class JointField:
 
     def __call__(self, x: Tensor, times: Times) -> Tensor:
         """Slopes of the batch."""
-        return self.field(x[0], np.repeat(times, x.shape[1]))[None]
+        return self.field(x[0], times.expand(x.shape[1]))[None]
 
     def rows(self, index: Tensor) -> JointField:
         """Itself: there is one sample, or none."""
@@ -77,7 +82,7 @@ def check_slope(slope: object, x: Tensor, times: Times) -> None:
         DtypeError, ShapeError, DeviceError: Says what came, and at which time.
 
     """
-    what = f"field at t = {times.flat[0]:.6g}" if times.size else "field"
+    what = f"field at t = {float(times[0]):.6g}" if len(times) else "field"
     if not isinstance(slope, Tensor):
         raise DtypeError(what, got=type(slope).__name__, expected="a tensor")
     if slope.shape != x.shape:

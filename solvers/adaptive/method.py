@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from ...errors import ArgumentError
-from .field import Field, Times
+from .field import Field
 from .tolerance import Tolerance
 
 
@@ -32,7 +32,7 @@ class Live:
     tolerance: Tolerance
     samples: np.ndarray
     x: Tensor
-    t: Times
+    t: np.ndarray
     slope: Tensor | None = None
 
 

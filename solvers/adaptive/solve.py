@@ -15,12 +15,13 @@ from ...errors import ArgumentError, GridError, ShapeError, UnknownNameError
 from ...models import Guidance, Model
 from ...models.fields import ModelField
 from ...models.two_heads import TwoSidedModel
+from .control import Limits
 from .controller import Controller
 from .controller import controller as controller_named
 from .events import Event
 from .explicit import ExplicitMethod
 from .field import Field, JointField, function_field
-from .loop import Limits, Run
+from .loop import Run
 from .method import METHODS, Live, Method
 from .pairs import Pair, pair
 from .solution import Solution
@@ -138,7 +139,7 @@ def report(solution: Solution, on_failure: OnFailure, run: Run) -> None:
     """Raise or warn if a sample failed."""
     if on_failure == "return" or bool(solution.success.all()):
         return
-    least = float(run.least_step(solution.t[~solution.success][:1])[0])
+    least = float(run.limits.least(solution.t[~solution.success][:1])[0])
     error = solution.failure(least, run.limits.max_steps)
     if error is not None and on_failure == "raise":
         raise error

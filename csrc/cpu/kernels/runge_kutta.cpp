@@ -101,7 +101,7 @@ struct Steps {
 
   template <int rows, bool short_rows>
   void elements(const StepJob& job, int64_t first, int count) {
-    constexpr int several = rows == 2 && vector_bytes == 64 ? 4 : 2;
+    constexpr int several = rows <= 2 && vector_bytes == 64 ? 4 : 2;
     int at = 0;
     for (; at + several * width <= count; at += several * width) {
       vectors<rows, several, short_rows>(job, first, at, several * width);
@@ -163,8 +163,15 @@ struct Steps {
 template <class Format>
 void run_format(const StepJob& job, int64_t first, int64_t last) {
   Steps<Format> steps;
-  // One estimate and no dense output is the common case, in which more vectors at a time fit into the registers.
-  job.tableau.rows == 2 ? steps.template run<2>(job, first, last) : steps.template run<max_step_rows>(job, first, last);
+  // One estimate, or none, and no dense output are the common cases, in which more vectors fit into the registers.
+  switch (job.tableau.rows) {
+    case 1:
+      return steps.template run<1>(job, first, last);
+    case 2:
+      return steps.template run<2>(job, first, last);
+    default:
+      return steps.template run<max_step_rows>(job, first, last);
+  }
 }
 
 }  // namespace
