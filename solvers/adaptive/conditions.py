@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
 from itertools import chain
 
 from ...errors import TableauError
@@ -47,7 +45,6 @@ def common(numbers: Iterable[Fraction], exact: bool) -> int:
     return math.lcm(*(a.denominator for a in numbers)) if exact else 10**40
 
 
-@dataclass(frozen=True)
 class Conditions:
     r"""Order conditions of a matrix of coefficients, one a rooted tree.
 
@@ -60,24 +57,18 @@ class Conditions:
     Attributes:
         source: Words for the messages.
         matrix: Coefficients a, one row a stage; a row shorter than the number of stages ends in zeros.
+        scale: Common denominator of the matrix.
         rounding: How far a condition may be off: 0, or what the rounding of published decimals explains.
 
     Source: Butcher 1963, J. Austral. Math. Soc. 3, 185-201; Hairer, Norsett & Wanner 1993, theorem II.2.13.
 
     """
 
-    source: str
-    matrix: Rows
-    rounding: Fraction = Fraction(0)
-
-    @cached_property
-    def scale(self) -> int:
-        """Common denominator of the matrix."""
-        return common(chain.from_iterable(self.matrix), not self.rounding)
-
-    @cached_property
-    def _inner(self) -> dict[Tree, tuple[int, list[int], list[int]]]:
-        return {}
+    def __init__(self, source: str, matrix: Rows, rounding: Fraction = Fraction(0)) -> None:
+        self.source, self.matrix, self.rounding = source, matrix, rounding
+        self.scale = common(chain.from_iterable(matrix), not rounding)
+        self._rows = [whole(row, self.scale) for row in matrix]
+        self._inner: dict[Tree, tuple[int, list[int], list[int]]] = {}
 
     def of(self, tree: Tree) -> tuple[int, list[int], list[int]]:
         r"""Density of the tree, :math:`\Phi`, and :math:`a \Phi`, in units of scale^-(|t| - 1) and scale^-|t|."""
@@ -89,10 +80,6 @@ class Conditions:
                 vector = [p * s for p, s in zip(vector, sums, strict=True)]
             self._inner[tree] = density, vector, [sum(a * vector[j] for j, a in row) for row in self._rows]
         return self._inner[tree]
-
-    @cached_property
-    def _rows(self) -> list[list[tuple[int, int]]]:
-        return [whole(row, self.scale) for row in self.matrix]
 
     def check(self, weights: Sequence[Fraction], order: int, *, what: str = "", power: int = 0) -> None:
         r"""Check that weights have an order, or that one power of weights :math:`b_i(\theta)` has.
@@ -110,14 +97,15 @@ class Conditions:
         """
         by = common(weights, not self.rounding)
         row = whole(weights, by)
+        tolerance, inverse = self.rounding.numerator, self.rounding.denominator
         for size in range(1, order + 1):
             unit = by * self.scale ** (size - 1)
+            target = unit if power in (0, size) else 0
             for tree in rooted_trees(size):
                 density, vector, _ = self.of(tree)
-                expected = Fraction(1 if power in (0, size) else 0, density)
-                total = sum(b * vector[i] for i, b in row)
-                if abs(total * density - unit * int(expected * density)) > self.rounding * unit * density:
-                    value = Fraction(total, unit)
+                total = sum([b * vector[i] for i, b in row])
+                if abs(total * density - target) * inverse > tolerance * unit * density:
+                    value, expected = Fraction(total, unit), Fraction(target, unit * density)
                     raise TableauError(
                         f"{self.source}{what}, condition {tree} of order {size}",
                         got=value if value.denominator < 10**12 else repr(float(value)),

@@ -44,11 +44,10 @@ def nested(stages: int, weights: Row, slope: Rows) -> Rows:
 
 
 def joined(polynomials: Rows, weights: Row) -> Rows:
-    r"""Dense output of an FSAL pair, corrected so that pieces meet, slopes included, better than published digits allow.
+    r"""Dense output of an FSAL pair, corrected so that pieces meet better than published digits allow.
 
-    Adds to each :math:`b_i(\theta)` the cubic that is flat at 0 and takes :math:`b_i(1)` to b_i and the slope there to
-    that of the last stage. What is corrected is within rounding, and order conditions hold as before.
-
+    Each :math:`b_i(\theta)` gets a cubic, flat at 0, that takes its value at 1 to b_i and its slope there to 1 for the
+    last stage and 0 for the others. The order conditions hold as before: b and the last stage meet them too.
     """
     corrected = []
     for i, (row, weight) in enumerate(zip(polynomials, weights, strict=True)):
@@ -58,18 +57,19 @@ def joined(polynomials: Rows, weights: Row) -> Rows:
     return tuple(corrected)
 
 
-MATRIX_853 = rows(
-    """;
+@register()
+def dop853() -> Pair:
+    """Dormand-Prince 8(5,3), 13 stages, FSAL, three more for dense output of order 7; estimates of orders 5 and 3."""
+    matrix = rows(
+        """;
         0.0526001519587677318785587544488 ;
         0.0197250569845378994544595329183 0.0591751709536136983633785987549 ;
         0.0295875854768068491816892993775 0 0.0887627564304205475450678981324 ;
-        0.241365134159266685502369798665 0 -0.884549479328286085344864962717 0.924834003261792003115737966543
-        ;
-        1/27 0 0 0.170828608729473871279604482173 0.125467687566822425016691814123 ;
+        0.241365134159266685502369798665 0 -0.884549479328286085344864962717 0.924834003261792003115737966543 ;
+        0.037037037037037037037037037037 0 0 0.170828608729473871279604482173 0.125467687566822425016691814123 ;
         0.037109375 0 0 0.170252211019544039314978060272 0.0602165389804559606850219397283 -0.017578125 ;
         0.0370920001185047927108779319836 0 0 0.170383925712239993810214054705
-        0.107262030446373284651809199168 -0.0153194377486244017527936158236 0.00827378916381402288758473766002
-        ;
+        0.107262030446373284651809199168 -0.0153194377486244017527936158236 0.00827378916381402288758473766002 ;
         0.624110958716075717114429577812 0 0 -3.36089262944694129406857109825
         -0.868219346841726006818189891453 27.5920996994467083049415600797 20.1540675504778934086186788979
         -43.4898841810699588477366255144 ;
@@ -85,28 +85,27 @@ MATRIX_853 = rows(
         0.0542937341165687622380535766363 0 0 0 0 4.45031289275240888144113950566
         1.89151789931450038304281599044 -5.8012039600105847814672114227 0.31116436695781989440891606237
         -0.152160949662516078556178806805 0.201365400804030348374776537501 0.0447106157277725905176885569043"""
-)
-WEIGHTS_853 = (*MATRIX_853[-1], Fraction(0))
-DORMAND_PRINCE_853 = register(
-    Pair(
-        name="dop853",
+    )
+    weights = (*matrix[-1], Fraction(0))
+    return Pair(
         order=8,
-        matrix=MATRIX_853,
-        weights=WEIGHTS_853,
+        matrix=matrix,
+        weights=weights,
         estimates={
             5: numbers("""
                 0.01312004499419488073250102996 0 0 0 0 -1.225156446376204440720569753
-                -0.4957589496572501915214079952 1.664377182454986536961530415 -0.350328848749973681688648729 0.3341791187130174790297318841
+                -0.4957589496572501915214079952 1.664377182454986536961530415
+                -0.350328848749973681688648729 0.3341791187130174790297318841
                 0.08192320648511571246570742613 -0.02235530786388629525884427845 0"""),
             3: difference(
-                WEIGHTS_853,
+                weights,
                 numbers("""0.244094488188976377952755905512 0 0 0 0 0 0 0
                 0.733846688281611857341361741547 0 0 0.0220588235294117647058823529412 0"""),
             ),
         },
         polynomials=nested(
             13,
-            (*WEIGHTS_853, *numbers("0 0 0")),
+            (*weights, *numbers("0 0 0")),
             rows("""
         -8.4289382761090128651353491142 0 0 0 0 0.5667149535193777696253178359 -3.0689499459498916912797304727
         2.384667656512069828772814968 2.1170345824450282767155149946 -0.8713915837779729920678990749
@@ -141,10 +140,13 @@ DORMAND_PRINCE_853 = register(
         -0.00139902416515901462129418009734 2.9475147891527723389556272149 -9.15095847217987001081870187138"""),
         rounding=Fraction("1e-24"),
     )
-)
 
-MATRIX_87 = rows(
-    """;
+
+@register("dopri8")
+def dopri87() -> Pair:
+    """Dormand-Prince 8(7), 14 stages, FSAL; dense output of order 5."""
+    matrix = rows(
+        """;
         1/18 ;
         1/48 1/16 ;
         1/32 0 3/32 ;
@@ -167,17 +169,15 @@ MATRIX_87 = rows(
         248638103/1413531060 0 ;
         14005451/335480064 0 0 0 0 -59238493/1068277825 181606767/758867731 561292985/797845732
         -1041891430/1371343529 760417239/1151165299 118820643/751138087 -528747749/2220607170 1/4"""
-)
-WEIGHTS_87 = (*MATRIX_87[-1], Fraction(0))
-DORMAND_PRINCE_87 = register(
-    Pair(
-        name="dopri87",
+    )
+    weights = (*matrix[-1], Fraction(0))
+    return Pair(
         order=8,
-        matrix=MATRIX_87,
-        weights=WEIGHTS_87,
+        matrix=matrix,
+        weights=weights,
         estimates={
             7: difference(
-                WEIGHTS_87,
+                weights,
                 numbers("""
         13451932/455176623 0 0 0 0 -808719846/976000145 1757004468/5645159321 656045339/265891186
         -3867574721/1518517206 465885868/322736535 53011238/667516719 2/45 0 0"""),
@@ -209,11 +209,9 @@ DORMAND_PRINCE_87 = register(
         -41.7923486424390588923 ;
         0 2.3537586759714983486 -19.0082099341608028453 50.2558364226176017553 -53.9020777466385396792
         20.3006925822100825485"""),
-            WEIGHTS_87,
+            weights,
         ),
         dense_order=5,
         source="Prince & Dormand 1981, J. Comput. Appl. Math. 7(1), 67-75, RK8(7)13M; dense output as in torchdiffeq",
-        aliases=("dopri8",),
         rounding=Fraction("1e-14"),
     )
-)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -23,7 +23,6 @@ class Pair:
     The row of higher order advances (local extrapolation). The nodes c are the row sums of a.
 
     Attributes:
-        name: Its name in :data:`PAIRS`.
         order: Order of the row that advances; a controller's exponent is 1 / order.
         matrix: Exact a: row i has i entries, row 0 is empty.
         weights: Exact b.
@@ -32,9 +31,9 @@ class Pair:
         polynomials: Exact dense output: row i holds the coefficients of :math:`b_i(\theta)` from theta on.
         dense_order: Order of the dense output, uniformly in theta.
         source: Where it comes from.
-        aliases: Other names under which :func:`pair` finds it.
         extra: Rows of further stages that only the dense output needs; they see the stages before them.
         rounding: How far a condition may be off, where coefficients are published as decimals.
+        name: Its name in :data:`PAIRS`, which fills it in.
         a, b, c, error, dense, extra_a, extra_c: The same as floats: ``error`` has one row an estimate, ``dense`` one a
             stage (those of ``extra`` last).
 
@@ -43,7 +42,6 @@ class Pair:
 
     """
 
-    name: str
     order: int
     matrix: Rows
     weights: Row
@@ -51,9 +49,9 @@ class Pair:
     polynomials: Rows
     dense_order: int
     source: str
-    aliases: tuple[str, ...] = ()
     extra: Rows = ()
     rounding: Fraction = Fraction(0)
+    name: str = ""
     a: tuple[Floats, ...] = field(init=False, repr=False)
     b: Floats = field(init=False, repr=False)
     c: Floats = field(init=False, repr=False)
@@ -140,27 +138,63 @@ class Pair:
             raise TableauError(f"{self.source}, dense output, {what}", got=float(got), expected=float(expected))
 
 
-PAIRS: dict[str, Pair] = {}
+class Pairs(Mapping[str, Pair]):
+    """The registered pairs by name or alias; each is made, and all its conditions checked, when first asked for.
+
+    Iterating gives the names, without aliases.
+    """
+
+    def __init__(self) -> None:
+        self._makers: dict[str, Callable[[], Pair]] = {}
+        self._names: dict[str, str] = {}  # by name and by alias
+        self._made: dict[str, Pair] = {}
+
+    def add(self, maker: Callable[[], Pair], aliases: tuple[str, ...]) -> None:
+        """Add what ``maker`` makes, under the name of that function."""
+        name = maker.__name__
+        for word in (name, *aliases):
+            if word in self._names:
+                raise ArgumentError("name", got=repr(word), expected="one that no pair has")
+        self._makers[name] = maker
+        self._names.update(dict.fromkeys((name, *aliases), name))
+
+    def __getitem__(self, name: str) -> Pair:
+        name = self._names[name]
+        if name not in self._made:
+            self._made[name] = replace(self._makers[name](), name=name).verified
+        return self._made[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    @property
+    def names(self) -> list[str]:
+        """All names, aliases behind the name that they stand for."""
+        return [word for own in self._makers for word, name in self._names.items() if name == own]
 
 
-def register(new: Pair) -> Pair:
-    """Make a pair available by its name and aliases; its conditions are checked when it is first asked for.
+PAIRS = Pairs()
+
+
+def register(*aliases: str) -> Callable[[Callable[[], Pair]], Callable[[], Pair]]:
+    """Decorate a function that makes a pair: its name becomes the name of the pair, found under the aliases as well.
 
     Raises:
         ArgumentError: A name that another pair has.
 
     """
-    for name in (new.name, *new.aliases):
-        if name in _named():
-            raise ArgumentError(
-                "name", got=repr(name), expected="one that is free", hint=f"{_named()[name].source} has it"
-            )
-    PAIRS[new.name] = new
-    return new
 
+    def decorate(maker: Callable[[], Pair]) -> Callable[[], Pair]:
+        PAIRS.add(maker, aliases)
+        return maker
 
-def _named() -> dict[str, Pair]:
-    return {name: known for known in PAIRS.values() for name in (known.name, *known.aliases)}
+    return decorate
 
 
 def pair(name: str) -> Pair:
@@ -175,14 +209,15 @@ def pair(name: str) -> Pair:
         ('dopri54', 3, 7)
 
     """
-    if name not in (known := _named()):
-        raise UnknownNameError("pair", got=repr(name), expected="one of " + ", ".join(known))
-    return known[name].verified
+    if name not in PAIRS:
+        raise UnknownNameError("pair", got=repr(name), expected="one of " + ", ".join(PAIRS.names))
+    return PAIRS[name]
 
 
-HEUN_EULER = register(
-    Pair(
-        name="heun21",
+@register("adaptive_heun")
+def heun21() -> Pair:
+    """Heun-Euler 2(1), two stages."""
+    return Pair(
         order=2,
         matrix=rows("; 1"),
         weights=numbers("1/2 1/2"),
@@ -190,13 +225,13 @@ HEUN_EULER = register(
         polynomials=rows("1 -1/2 ; 0 1/2"),
         dense_order=2,
         source="Heun 1900, Z. Math. Phys. 45, 23-38, with Euler's method",
-        aliases=("adaptive_heun",),
     )
-)
 
-FEHLBERG_21 = register(
-    Pair(
-        name="fehlberg21",
+
+@register("fehlberg2")
+def fehlberg21() -> Pair:
+    """Fehlberg 2(1), three stages."""
+    return Pair(
         order=2,
         matrix=rows("; 1/2 ; 1/256 255/256"),
         weights=numbers("1/512 255/256 1/512"),
@@ -204,13 +239,13 @@ FEHLBERG_21 = register(
         polynomials=rows("1 -511/512 ; 0 255/256 ; 0 1/512"),
         dense_order=2,
         source="Fehlberg 1969, NASA TR R-315, table XIII",
-        aliases=("fehlberg2",),
     )
-)
 
-BOGACKI_SHAMPINE = register(
-    Pair(
-        name="bosh32",
+
+@register("bosh3", "rk23")
+def bosh32() -> Pair:
+    """Bogacki-Shampine 3(2), four stages of which the last is the next step's first."""
+    return Pair(
         order=3,
         matrix=rows("; 1/2 ; 0 3/4 ; 2/9 1/3 4/9"),
         weights=numbers("2/9 1/3 4/9 0"),
@@ -218,13 +253,13 @@ BOGACKI_SHAMPINE = register(
         polynomials=rows("1 -4/3 5/9 ; 0 1 -2/3 ; 0 4/3 -8/9 ; 0 -1 1"),  # cubic Hermite
         dense_order=3,
         source="Bogacki & Shampine 1989, Appl. Math. Lett. 2(4), 321-325",
-        aliases=("bosh3", "rk23"),
     )
-)
 
-DORMAND_PRINCE = register(
-    Pair(
-        name="dopri54",
+
+@register("rk45")
+def dopri54() -> Pair:
+    """Dormand-Prince 5(4), seven stages, FSAL; dense output of order 4."""
+    return Pair(
         order=5,
         matrix=rows("""; 1/5 ; 3/40 9/40 ; 44/45 -56/15 32/9 ; 19372/6561 -25360/2187 64448/6561 -212/729 ;
             9017/3168 -355/33 46732/5247 49/176 -5103/18656 ; 35/384 0 500/1113 125/192 -2187/6784 11/84"""),
@@ -238,24 +273,23 @@ DORMAND_PRINCE = register(
             0 40617522/29380423 -110615467/29380423 69997945/29380423"""),
         dense_order=4,
         source="Dormand & Prince 1980, J. Comput. Appl. Math. 6(1), 19-26; dense output Shampine 1986, Math. Comp. 46",
-        aliases=("rk45",),
     )
-)
 
-# The same with two thirds of the estimate, which torchdiffeq takes: steps are 8 % longer at the same tolerance.
-DORMAND_PRINCE_SHAMPINE = register(
-    replace(
-        DORMAND_PRINCE,
-        name="dopri5",
-        estimates={4: tuple(e * Fraction(2, 3) for e in DORMAND_PRINCE.estimates[4])},
+
+@register()
+def dopri5() -> Pair:
+    """Dormand-Prince 5(4) with two thirds of the estimate, which torchdiffeq takes: steps are 8 % longer."""
+    return replace(
+        dopri54(),
+        estimates={4: tuple(e * Fraction(2, 3) for e in dopri54().estimates[4])},
         source="Dormand & Prince 1980, J. Comput. Appl. Math. 6(1), 19-26; estimate Shampine 1986, Math. Comp. 46",
-        aliases=(),
     )
-)
 
-TSITOURAS = register(
-    Pair(
-        name="tsit54",
+
+@register("tsit5")
+def tsit54() -> Pair:
+    """Tsitouras 5(4), seven stages, FSAL; dense output of order 4."""
+    return Pair(
         order=5,
         matrix=rows("""; 0.161 ; -0.008480655492356988544426874250230774675121177393430391537
             0.3354806554923569885444268742502307746751211773934303915 ;
@@ -292,7 +326,5 @@ TSITOURAS = register(
             0 -27.8965262891972878 65.0918946747936715 -34.8706578614966097 ; 0 1.5 -4 2.5"""),
         dense_order=4,
         source="Tsitouras 2011, Comput. Math. Appl. 62(2), 770-775",
-        aliases=("tsit5",),
         rounding=Fraction("1e-15"),
     )
-)
