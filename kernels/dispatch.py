@@ -205,6 +205,11 @@ def short_way(op: str) -> Callable[..., Any] | None:
     return _table.get((op, "native")) if _forced.get() in (None, "native") else None
 
 
+def native_runs(op: str) -> bool:
+    """Whether ``op`` runs compiled for tensors on the CPU now; cheap enough to ask at every step."""
+    return native_module is not None and short_way(op) is not None
+
+
 _warned = False
 
 

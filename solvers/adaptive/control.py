@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...kernels.dispatch import chosen_backend, native_module
+from ...kernels.dispatch import native_module, native_runs
 from .controller import LEAST_RATIO, Controller
 from .solution import Status
 
@@ -173,7 +173,7 @@ def step_control(
     controller: Controller, limits: Limits, order: float, direction: float, start: np.ndarray, end: np.ndarray
 ) -> StepControl:
     """The compiled one, if it may be used."""
-    if native_module is None or chosen_backend("cpu") != "native":
+    if not native_runs("rk_step"):
         return NumpyControl(controller, limits, order, direction, start, end)
     p, i, d = controller.proportional, controller.integral, controller.derivative
     return native_module.StepControl(

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...kernels import combine
-from ...kernels.dispatch import chosen_backend, native_module
+from ...kernels.dispatch import native_module, native_runs
 from ...kernels.native import CODES
 from ...kernels.runge_kutta import prepared_rk_step
-from .field import Field
 from .method import Attempt, Live
 from .pairs import Pair
 from .tolerance import Tolerance
@@ -27,8 +26,8 @@ class ExplicitMethod:
     .. math:: k_i = v(x + h \sum_{j<i} a_{ij} k_j,\; t + c_i h), \quad x' = x + h \sum_i b_i k_i, \quad
         e = h \sum_i (b_i - \hat b_i) k_i
 
-    Stages and state are one pass over memory each, and the error ratios one more. Stages belong to the attempt: what a
-    field returns is kept and never written to.
+    Stages and state are one pass over memory each, and the error ratios one more. What a field returns is kept, and
+    never written to.
     """
 
     pair: Pair
@@ -47,17 +46,24 @@ class ExplicitMethod:
 
     def attempt(self, live: Live, h: np.ndarray) -> Attempt:
         """Evaluate the stages, the new state and its error."""
-        pair, x, field = self.pair, live.x, live.field
-        steps, start = torch.from_numpy(h), torch.from_numpy(live.t)
+        pair, x, evaluate = self.pair, live.x, live.evaluate
         assert live.slope is not None  # keeps_slope
-        stages, new = [live.slope], x
-        make = stage_maker(x, steps, start)
+        work = stage_work(x, torch.from_numpy(h), torch.from_numpy(live.t))
+        work.add(live.slope)
+        new = x
         for row, c in self.rows:
-            new, times = make(stages, row, c)
-            stages.append(own(field(new, times), stages[-1]))
+            new, times = work.stage(row, c)
+            work.add(evaluate(new, times))
         if not self.ends_at_new_state:
-            new, _ = make(stages, self.weights, 1.0)
-        ratio = error_ratio(self, live.tolerance, x, new, stages, steps)
+            new, _ = work.stage(self.weights, 1.0)
+        stages = work.slopes
+        if live.tolerance.plain:
+            norms = work.errors(new, self.weights, self.estimates, live.tolerance)
+        else:
+            zero = torch.zeros_like(x)
+            errors = [add_stages(zero, stages, work.h, row) for row in self.estimates]
+            norms = [live.tolerance.ratio(error, x, new) for error in errors]
+        ratio = norms[0] if len(norms) == 1 else two_estimates(norms[0], norms[1])
         slope = stages[-1] if self.ends_at_new_state else None
 
         def interpolate(index: Tensor, theta: np.ndarray) -> tuple[Tensor, int]:
@@ -87,38 +93,103 @@ class ExplicitMethod:
         return tuple(row[: len(self.rows) + 1] for row in self.pair.error)
 
 
-Maker = Callable[[list[Tensor], Sequence[float], float], tuple[Tensor, Tensor]]
+@cache
+def explicit_method(pair: Pair) -> ExplicitMethod:
+    """The method of a pair, its conditions checked."""
+    return ExplicitMethod(pair.verified)
 
 
-def stage_maker(x: Tensor, h: Tensor, start: Tensor) -> Maker:
-    """``make(slopes, weights, c)``: a stage's states and times, one pass over memory; new tensors each time."""
-    if x.is_contiguous() and x.is_cpu and chosen_backend("cpu", "rk_step") == "native":
+class StageWork:
+    """The tensors of one attempt.
+
+    Args:
+        x: State.
+        h: Step sizes, float64 [b] on the host.
+        start: Times, likewise.
+
+    Attributes:
+        slopes: Of the stages so far.
+
+    """
+
+    def __init__(self, x: Tensor, h: Tensor, start: Tensor) -> None:
+        self.x, self.h, self.start = x, h, start
+        self.slopes: list[Tensor] = []
+
+    def add(self, slope: Tensor) -> None:
+        """Take the slope of the next stage."""
+        self.slopes.append(slope)
+
+    def stage(self, weights: Sequence[float], c: float) -> tuple[Tensor, Tensor]:
+        """``x + h sum_i w_i k_i`` and ``t + c h``, in new tensors; one pass over memory."""
+        return add_stages(self.x, self.slopes, self.h, weights), self.start + c * self.h
+
+    def errors(
+        self,
+        new: Tensor,
+        weights: tuple[float, ...],
+        estimates: tuple[tuple[float, ...], ...],
+        tolerance: Tolerance,
+    ) -> np.ndarray:
+        """Error ratios of each estimate, [E, b], in one pass; read from the device once."""
+        rtol, atol = float(tolerance.rtol), float(tolerance.atol)
+        return prepared_rk_step(self.x, self.slopes, self.h, weights, estimates, rtol, atol, new).cpu().numpy().T
+
+
+class NativeStageWork(StageWork):
+    """The same through the compiled module, without a check or a look-up at every call."""
+
+    def __init__(self, x: Tensor, h: Tensor, start: Tensor) -> None:
+        super().__init__(x, h, start)
         rows = x.shape[0]
-        code, size = CODES[x.dtype], x.numel() // rows if rows else 0
-        x_address, h_address, t_address = x.data_ptr(), h.data_ptr(), start.data_ptr()
-        rk_stage = native_module.rk_stage
+        self.kind = (CODES[x.dtype], rows, x.numel() // rows if rows else 0, x.data_ptr())
+        self.addresses: list[int] = []
+        self.h_address, self.t_address = h.data_ptr(), start.data_ptr()
 
-        def native(stages: list[Tensor], weights: Sequence[float], c: float) -> tuple[Tensor, Tensor]:
-            out, times = torch.empty_like(x), torch.empty_like(start)
-            slopes = [k.data_ptr() if k.is_contiguous() else contiguous(stages, i) for i, k in enumerate(stages)]
-            rk_stage(
-                code, rows, size, x_address, slopes, h_address, weights, c, t_address, out.data_ptr(), times.data_ptr()
-            )
-            return out, times
+    def add(self, slope: Tensor) -> None:
+        """Take a slope; if it is not contiguous, a copy that is."""
+        if not slope.is_contiguous():
+            slope = slope.contiguous()
+        self.slopes.append(slope)
+        self.addresses.append(slope.data_ptr())
 
-        return native
-    return lambda stages, weights, c: (add_stages(x, stages, h, weights), start + c * h)
+    def stage(self, weights: Sequence[float], c: float) -> tuple[Tensor, Tensor]:
+        """A stage's states and times."""
+        out, times = torch.empty_like(self.x), torch.empty_like(self.start)
+        native_module.rk_stage(
+            *self.kind, self.addresses, self.h_address, weights, c, self.t_address, out.data_ptr(), times.data_ptr()
+        )
+        return out, times
+
+    def errors(
+        self,
+        new: Tensor,
+        weights: tuple[float, ...],
+        estimates: tuple[tuple[float, ...], ...],
+        tolerance: Tolerance,
+    ) -> np.ndarray:
+        """Error ratios of each estimate."""
+        result, count = np.empty((self.kind[1], len(estimates))), len(estimates)
+        native_module.rk_step(
+            *self.kind,
+            self.addresses,
+            self.h_address,
+            1,
+            (weights, *estimates),
+            count,
+            tolerance.rtol,
+            tolerance.atol,
+            new.data_ptr(),
+            [],
+            torch.from_numpy(result).data_ptr(),
+        )
+        return result.T
 
 
-def contiguous(stages: list[Tensor], i: int) -> int:
-    """The address of a stage after it was made contiguous, for all passes to come."""
-    stages[i] = stages[i].contiguous()
-    return stages[i].data_ptr()
-
-
-def own(slope: Tensor, last: Tensor) -> Tensor:
-    """A copy if a field hands out one buffer again and again: the last slope is still needed."""
-    return slope.clone() if slope.data_ptr() == last.data_ptr() and slope.numel() else slope
+def stage_work(x: Tensor, h: Tensor, start: Tensor) -> StageWork:
+    """Compiled, where that may be used."""
+    native = x.is_cpu and x.is_contiguous() and native_runs("rk_step")
+    return (NativeStageWork if native else StageWork)(x, h, start)
 
 
 def add_stages(x: Tensor, stages: Sequence[Tensor], h: Tensor, weights: Sequence[float]) -> Tensor:
@@ -128,19 +199,6 @@ def add_stages(x: Tensor, stages: Sequence[Tensor], h: Tensor, weights: Sequence
     for column, (_, weight) in enumerate(used, start=1):
         torch.mul(h, weight, out=table[:, column])
     return combine([x, *(k for k, _ in used)], table)
-
-
-def error_ratio(
-    method: ExplicitMethod, tolerance: Tolerance, x: Tensor, new: Tensor, stages: Sequence[Tensor], h: Tensor
-) -> np.ndarray:
-    """Error ratios of the samples, read from the device once."""
-    if tolerance.plain:
-        step = prepared_rk_step(x, stages, h, method.weights, method.estimates, tolerance.rtol, tolerance.atol, new)
-        norms = step.cpu().numpy().T
-    else:
-        zero = torch.zeros_like(x)
-        norms = [tolerance.ratio(add_stages(zero, stages, h, row), x, new) for row in method.estimates]
-    return norms[0] if len(norms) == 1 else two_estimates(norms[0], norms[1])
 
 
 def two_estimates(fifth: np.ndarray, third: np.ndarray) -> np.ndarray:
@@ -164,10 +222,10 @@ def dense_output(
     every = zip((*pair.a, *pair.extra_a), (*pair.c, *pair.extra_c), strict=True)
     missing = list(every)[len(stages) :]
     if missing:
-        field: Field = live.field if everyone else live.field.rows(index)
+        some = live if everyone else replace(live, field=live.field.rows(index))
         for row, c in missing:
             at = add_stages(x, slopes, torch.from_numpy(steps), row)
-            slopes.append(own(field(at, torch.from_numpy(live.t[rows] + c * steps)), slopes[-1]))
+            slopes.append(some.evaluate(at, torch.from_numpy(live.t[rows] + c * steps)))
     table = np.ones((len(rows), 1 + len(slopes)))
     for column, polynomial in enumerate(pair.dense, start=1):
         value = np.zeros_like(theta)

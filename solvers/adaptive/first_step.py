@@ -9,7 +9,7 @@ from ...kernels import combine
 from .method import Live
 
 
-def first_step(live: Live, direction: float, most: np.ndarray, order: float) -> np.ndarray:
+def first_step(live: Live, direction: float, most: np.ndarray, order: float) -> tuple[np.ndarray, torch.Tensor]:
     r"""Hairer's guess from the slope and a difference of slopes; one evaluation.
 
     .. math:: h_0 = 0.01\, d_0 / d_1,\; d_2 = |v(x + h_0 v_0) - v_0| / h_0,\;
@@ -24,7 +24,7 @@ def first_step(live: Live, direction: float, most: np.ndarray, order: float) -> 
         order: k.
 
     Returns:
-        Step sizes, float64 [b], positive; not finite where a slope is not.
+        Step sizes, float64 [b], positive, not finite where a slope is not; and what the field returned.
 
     Source: Hairer, Norsett & Wanner 1993, II.4, "Starting step size".
 
@@ -40,7 +40,7 @@ def first_step(live: Live, direction: float, most: np.ndarray, order: float) -> 
         d2 = size(probe - slope, live) / h0
         rate = np.maximum(d1, d2)
         h1 = np.where(rate <= 1e-15, np.maximum(1e-6, 1e-3 * h0), (0.01 / rate) ** (1.0 / order))
-        return np.minimum(np.minimum(100 * h0, h1), most)
+        return np.minimum(np.minimum(100 * h0, h1), most), probe
 
 
 def size(value: torch.Tensor, live: Live) -> np.ndarray:

@@ -78,13 +78,15 @@ class Run:
         """First slopes and step sizes."""
         live, limits, control = self.live, self.limits, self.control
         if self.method.keeps_slope:
-            self.live = live = replace(live, slope=live.field(live.x, torch.from_numpy(live.t)))
+            first = live.field(live.x, torch.from_numpy(live.t))
+            self.live = live = replace(live, slope=first.clone(), one_buffer=limits.first_step is not None)
             self.count(1)
         way = self.direction * (self.times[:, -1] - live.t)
         if limits.first_step is not None:
             h = np.minimum(np.full(len(way), float(limits.first_step)), way)
         elif live.slope is not None:
-            h = first_step(live, self.direction, way, self.method.order)
+            h, probe = first_step(live, self.direction, way, self.method.order)
+            self.live = live = replace(live, one_buffer=probe.data_ptr() == first.data_ptr() and probe.numel() > 0)
             self.count(1)
             self.host_reads += 3
         else:
@@ -158,7 +160,7 @@ class Run:
                 restore_rejected(self.control, slope, live.slope)
         if slope is None:
             slope = live.slope  # of rejected samples; the others' follows
-        self.live = Live(live.field, live.tolerance, live.samples, x, self.control.t, slope)
+        self.live = Live(live.field, live.tolerance, live.samples, x, self.control.t, slope, live.one_buffer)
 
     def look_for_events(self, watch: EventWatch, live: Live, attempt: Attempt, h: np.ndarray) -> int:
         """Move samples that a terminal event stops back to where it happened; how many did not end anyway."""
@@ -176,7 +178,7 @@ class Run:
         """Slopes at new states, where the method's last stage is not one."""
         live = self.live
         if fresh.all() or live.slope is None:
-            self.live = replace(live, slope=live.field(live.x, torch.from_numpy(live.t)))
+            self.live = replace(live, slope=live.evaluate(live.x, torch.from_numpy(live.t)))
             self.count(1)
             return
         index = torch.from_numpy(np.flatnonzero(fresh))
@@ -241,6 +243,7 @@ class Run:
             x=live.x.index_select(0, place),
             t=control.t,
             slope=None if live.slope is None else live.slope.index_select(0, place),
+            one_buffer=live.one_buffer,
         )
         if self.watch:
             self.watch.rows(rest)

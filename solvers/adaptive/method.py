@@ -25,6 +25,7 @@ class Live:
         x: Their states, [b, *D].
         t: Their times, float64 [b].
         slope: Slope at (x, t), if the method keeps one.
+        one_buffer: Whether the field hands out the same memory again and again, so that slopes must be copied.
 
     """
 
@@ -34,6 +35,12 @@ class Live:
     x: Tensor
     t: np.ndarray
     slope: Tensor | None = None
+    one_buffer: bool = False
+
+    def evaluate(self, x: Tensor, times: Tensor) -> Tensor:
+        """Slopes at x and times (float64 [b] on the host), in memory that stays as it is."""
+        slope = self.field(x, times)
+        return slope.clone() if self.one_buffer else slope
 
 
 @dataclass

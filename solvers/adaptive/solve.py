@@ -19,7 +19,7 @@ from .control import Limits
 from .controller import Controller
 from .controller import controller as controller_named
 from .events import Event
-from .explicit import ExplicitMethod
+from .explicit import explicit_method
 from .field import Field, JointField, function_field
 from .loop import Run
 from .method import METHODS, Live, Method
@@ -174,13 +174,13 @@ def as_method(method: str | Pair | Method) -> Method:
 
     """
     if isinstance(method, Pair):
-        return ExplicitMethod(method.verified)
+        return explicit_method(method)
     if not isinstance(method, str):
         return method
     if method in METHODS:
         return METHODS[method]
     try:
-        return ExplicitMethod(pair(method))
+        return explicit_method(pair(method))
     except UnknownNameError as error:
         expected = ", ".join([str(error.expected), *sorted(METHODS)])
         raise UnknownNameError("method", got=repr(method), expected=expected) from None
