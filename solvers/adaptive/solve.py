@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from .solution import Solution
 from .tolerance import Norm, tolerance
 
 OnFailure = Literal["raise", "warn", "return"]
+EventLike: TypeAlias = Event | Callable[[Tensor, Tensor], Tensor]
 
 
 def solve_ode(
@@ -46,7 +47,7 @@ def solve_ode(
     max_step: float = math.inf,
     max_steps: int = 10_000,
     stops: Sequence[float] = (),
-    events: Event | Sequence[Event] = (),
+    events: EventLike | Sequence[EventLike] = (),
     condition: Mapping[str, Any] | None = None,
     null: Mapping[str, Any] | None = None,
     guidance: float | Guidance = 1.0,
@@ -79,7 +80,7 @@ def solve_ode(
             given.
         max_steps: How many attempts a sample may need.
         stops: Times at which the field may jump: steps end just before them and begin just behind.
-        events: What to look for on the way.
+        events: What to look for on the way; a function stands for a terminal :class:`Event`.
         condition: Keyword arguments of the field. Tensors with B rows are indexed as samples leave.
         null, guidance: Of a model: see :func:`pushforward.sample`.
         dense: Keep the solution as a function of time (`Solution.dense`), with the stages of every step.
@@ -107,7 +108,7 @@ def solve_ode(
     check_state(x0)
     grid = requested_times(times, x0.shape[0])
     limits = checked_limits(first_step, min_step, max_step, max_steps)
-    watched = (events,) if isinstance(events, Event) else tuple(events)
+    watched = as_events(events)
     if on_failure not in ("raise", "warn", "return"):
         raise UnknownNameError("on_failure", got=repr(on_failure), expected="'raise', 'warn' or 'return'")
     with torch.no_grad():
@@ -164,6 +165,12 @@ def as_field(
     if null is not None or guidance != 1:
         raise ArgumentError("guidance", got=guidance, expected="1, and no null: the field is a function, not a Model")
     return function_field(field, condition, x0.shape[0])
+
+
+def as_events(events: EventLike | Sequence[EventLike]) -> tuple[Event, ...]:
+    """One event or several, as objects."""
+    given = (events,) if isinstance(events, Event) or callable(events) else tuple(events)
+    return tuple(event if isinstance(event, Event) else Event(event) for event in given)
 
 
 def as_method(method: str | Pair | Method) -> Method:
