@@ -1,7 +1,8 @@
 """Are per-sample steps cheap enough?
 
-`solve_ode` against torchdiffeq (one step size for the whole batch) and torchode (a step size for each sample), with the same right-hand side in torch, at the same tolerance. Errors are the largest over samples
-and components, against Dormand-Prince 8(5,3) at 1e-13; a peer with a larger error had less to do.
+`solve_ode` against torchdiffeq (one step size for the whole batch) and torchode (a step size for each sample), with the
+same right-hand side in torch, at the same tolerance. Errors are the largest over samples and components, against
+Dormand-Prince 8(5,3) at 1e-13; a peer with a larger error had less to do.
 """
 
 from __future__ import annotations
