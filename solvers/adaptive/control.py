@@ -21,7 +21,7 @@ STRETCH = 1.01  # a step that would leave less than this share of itself takes t
 class Limits:
     """Bounds of steps; see :func:`pushforward.solve_ode`."""
 
-    first_step: float | None = None
+    first_step: float | np.ndarray | None = None  # an array has one for each sample
     min_step: float | None = None
     max_step: float = np.inf
     max_steps: int = 10_000

@@ -57,19 +57,23 @@ class ExplicitMethod:
         if not self.ends_at_new_state:
             new, _ = work.stage(self.weights, 1.0)
         stages = work.slopes
-        if live.tolerance.plain:
-            norms = work.errors(new, self.weights, self.estimates, live.tolerance)
-        else:
-            zero = torch.zeros_like(x)
-            errors = [add_stages(zero, stages, work.h, row) for row in self.estimates]
-            norms = [live.tolerance.ratio(error, x, new) for error in errors]
-        ratio = norms[0] if len(norms) == 1 else two_estimates(norms[0], norms[1])
+        ratio = self.error_ratio(work, new, live.tolerance)
         slope = stages[-1] if self.ends_at_new_state else None
 
         def interpolate(index: Tensor, theta: np.ndarray) -> tuple[Tensor, int]:
             return dense_output(pair, live, h, stages, index, theta)
 
         return Attempt(new, ratio, slope, len(self.rows), interpolate)
+
+    def error_ratio(self, work: StageWork, new: Tensor, tolerance: Tolerance) -> np.ndarray:
+        """Error ratios of the samples, float64 [b] on the host; one host read an estimate at most."""
+        if tolerance.plain:
+            norms = work.errors(new, self.weights, self.estimates, tolerance)
+        else:
+            zero = torch.zeros_like(work.x)
+            errors = [add_stages(zero, work.slopes, work.h, row) for row in self.estimates]
+            norms = [tolerance.ratio(error, work.x, new) for error in errors]
+        return norms[0] if len(norms) == 1 else two_estimates(norms[0], norms[1])
 
     @cached_property
     def rows(self) -> tuple[tuple[tuple[float, ...], float], ...]:
@@ -226,13 +230,18 @@ def dense_output(
         for row, c in missing:
             at = add_stages(x, slopes, torch.from_numpy(steps), row)
             slopes.append(some.evaluate(at, torch.from_numpy(live.t[rows] + c * steps)))
-    table = np.ones((len(rows), 1 + len(slopes)))
+    return weighted(x, slopes, torch.from_numpy(dense_weights(pair, steps, theta))), len(missing)
+
+
+def dense_weights(pair: Pair, h: np.ndarray, theta: np.ndarray) -> np.ndarray:
+    r"""Weights :math:`1, h b_1(\theta), h b_2(\theta), \dots` of the state and all stages, [b, 1 + stages]."""
+    table = np.ones((len(h), 1 + pair.all_stages))
     for column, polynomial in enumerate(pair.dense, start=1):
         value = np.zeros_like(theta)
         for coefficient in reversed(polynomial):
             value = (value + coefficient) * theta
-        table[:, column] = steps * value
-    return weighted(x, slopes, torch.from_numpy(table)), len(missing)
+        table[:, column] = h * value
+    return table
 
 
 def weighted(x: Tensor, stages: Sequence[Tensor], table: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from .controller import Controller
 from .events import Event, EventWatch
 from .first_step import first_step
 from .method import Attempt, Live, Method
+from .observers import Jumps, Recorder
 from .solution import DenseOutput, Solution, Status
 
 ULPS_OF_STOP = 4
@@ -29,6 +30,8 @@ class Run:
         stops: Times at which a step must end and the field may jump.
         events: What to watch.
         dense: Whether to keep the solution as a function of time.
+        recorder: Is told of every accepted step.
+        jumps: Times of single samples at which their steps end and their states change.
 
     """
 
@@ -43,8 +46,11 @@ class Run:
         stops: Sequence[float] = (),
         events: Sequence[Event] = (),
         dense: bool = False,
+        recorder: Recorder | None = None,
+        jumps: Jumps | None = None,
     ) -> None:
         self.method, self.live, self.times, self.limits = method, live, times, limits
+        self.recorder, self.jumps = recorder, jumps
         count, length = times.shape
         self.direction = -1.0 if length > 1 and count and times[0, -1] < times[0, 0] else 1.0
         self.control = step_control(controller, limits, method.order, self.direction, times[:, 0], times[:, -1])
@@ -83,7 +89,7 @@ class Run:
             self.count(1)
         way = self.direction * (self.times[:, -1] - live.t)
         if limits.first_step is not None:
-            h = np.minimum(np.full(len(way), float(limits.first_step)), way)
+            h = np.minimum(limits.first_step, way)
         elif live.slope is not None:
             h, probe = first_step(live, self.direction, way, self.method.order)
             self.live = live = replace(live, one_buffer=probe.data_ptr() == first.data_ptr() and probe.numel() > 0)
@@ -105,6 +111,8 @@ class Run:
         for stop in sorted(self.stops, key=lambda stop: -way * stop):
             ahead = (way * control.t < way * stop) & (way * stop < way * target)
             target = np.where(ahead, stop, target)
+        if self.jumps is not None:
+            target = way * np.minimum(way * target, way * self.jumps.ahead(self.live.samples))
         control.target[:] = target
 
     # --- one attempt -------------------------------------------------------------------------------------------
@@ -136,16 +144,22 @@ class Run:
         fresh = None
         if self.method.keeps_slope and attempt.slope is None:
             fresh = control.accept != 0
+        if self.recorder is not None:
+            self.recorder.step(live, attempt, control.accept != 0, h, control.after)
         control.move()
         self.commit(attempt, rejected)
         if reached and self.stops:
             passed = (control.accept != 0) & (control.ended < 0) & np.isin(control.t, self.stops)
             control.t[passed] = ulps(control.t[passed], self.direction * 2 * ULPS_OF_STOP)
             fresh = passed if fresh is None else fresh | passed
+        if reached and self.jumps is not None:
+            jumped = self.jumps.apply(self.live, (control.accept != 0) & (control.ended < 0))
+            if self.method.keeps_slope:
+                fresh = jumped if fresh is None else fresh | jumped
         if ended:
             fresh = None if fresh is None else fresh[control.ended < 0]
             self.finish()
-        if reached and len(self.live.samples) and (self.stops or not self.method.dense):
+        if reached and len(self.live.samples) and (self.stops or self.jumps is not None or not self.method.dense):
             self.aim()
         if fresh is not None and fresh.any():
             self.renew(fresh)
@@ -177,6 +191,8 @@ class Run:
     def renew(self, fresh: np.ndarray) -> None:
         """Slopes at new states, where the method's last stage is not one."""
         live = self.live
+        if self.recorder is not None:
+            self.recorder.renew(live.samples[fresh])
         if fresh.all() or live.slope is None:
             self.live = replace(live, slope=live.evaluate(live.x, torch.from_numpy(live.t)))
             self.count(1)

@@ -43,12 +43,14 @@ class EventRecord:
         samples: Which sample, int64 [n].
         t: When, float64 [n].
         x: The states there, [n, *D].
+        time: The times as a tensor, [n], with a gradient; None unless the run records gradients.
 
     """
 
     samples: np.ndarray
     t: np.ndarray
     x: Tensor
+    time: Tensor | None = None
 
 
 @dataclass

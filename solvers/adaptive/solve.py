@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -15,6 +15,8 @@ from ...errors import ArgumentError, GridError, ShapeError, UnknownNameError
 from ...models import Guidance, Model
 from ...models.fields import ModelField
 from ...models.two_heads import TwoSidedModel
+from ..gradients.replay import Checkpoint
+from ..gradients.request import Gradient, GradientRequest, Setting
 from .control import Limits
 from .controller import Controller
 from .controller import controller as controller_named
@@ -53,6 +55,13 @@ def solve_ode(
     guidance: float | Guidance = 1.0,
     dense: bool = False,
     on_failure: OnFailure = "raise",
+    gradient: Gradient = "none",
+    checkpoint: Checkpoint = False,
+    parameters: Iterable[Tensor] | None = None,
+    adjoint_rtol: float | Tensor | None = None,
+    adjoint_atol: float | Tensor | None = None,
+    adjoint_method: str | Pair | None = None,
+    adjoint_options: Mapping[str, Any] | None = None,
 ) -> Solution:
     r"""Integrate :math:`dx/dt = v(x, t)` adaptively, every sample with a time and a step size of its own.
 
@@ -61,7 +70,7 @@ def solve_ode(
 
     .. math:: \Big\| \frac{e}{\mathrm{atol} + \mathrm{rtol} \max(|x|, |x'|)} \Big\| \le 1
 
-    No step goes beyond the last time; states at times in between are interpolated. Gradients are not recorded.
+    No step goes beyond the last time; states at times in between are interpolated.
 
     Args:
         field: ``field(x, t, **condition)`` returning the slope, like x; x is [b, *D] and t is [b], in the dtype of x
@@ -86,6 +95,18 @@ def solve_ode(
         dense: Keep the solution as a function of time (`Solution.dense`), with the stages of every step.
         on_failure: What to do if a sample does not arrive: "raise" an error that carries the solution as ``.solution``,
             "warn", or "return" it; see `Solution.status`.
+        gradient: "none": nothing is recorded. "steps": gradients of the steps that were taken, their sizes held fixed;
+            of x0, conditions, whatever the field closes over, and ``times`` if it is a tensor that requires them; of
+            explicit pairs. "adjoint": gradients of the flow, by the adjoint equation, integrated back to a tolerance of
+            its own: of x0, conditions, ``times`` and ``parameters``; not of events, and only once. See
+            docs/gradients.md for what each costs.
+        checkpoint: Of "steps": False keeps what autograd keeps of every stage; True the states between steps, and
+            computes the stages again in the backward pass; "recursive" every :math:`\sqrt N`-th state.
+        parameters: Of "adjoint": tensors to differentiate by; by default the parameters of a module or a model.
+        adjoint_rtol, adjoint_atol, adjoint_method: As rtol, atol and method, of the adjoint equation; the adjoint is
+            divided by the largest gradient that comes in. By default those of the run.
+        adjoint_options: Of "adjoint", a dict: "norm", "controller", "max_steps"; and "anchors", whether the state
+            returns to that of the forward run at the ends of its "steps", whose states are kept, or at "outputs" only.
 
     Returns:
         States at ``times``, statuses and counts; see :class:`Solution`.
@@ -111,29 +132,50 @@ def solve_ode(
     watched = as_events(events)
     if on_failure not in ("raise", "warn", "return"):
         raise UnknownNameError("on_failure", got=repr(on_failure), expected="'raise', 'warn' or 'return'")
+    if not per_sample:
+        if watched or batched(times):
+            got = "False, with events" if watched else "False, with a row of times for each sample"
+            raise ArgumentError("per_sample", got=got, expected="True: they belong to single samples")
+        grid = grid[:1]
+
+    def right() -> Field:
+        found = as_field(field, condition, null, guidance, x0)
+        return found if per_sample else JointField(found)
+
+    start = x0 if per_sample else x0[None]
+    allowed, by, stepper = tolerance(rtol, atol, norm, start), controller_named(controller), as_method(method)
+    setting = Setting(
+        right, start, times, watched, field, condition, allowed, by, limits, stepper, checked_stops(stops)
+    )
+    request = GradientRequest(
+        gradient, checkpoint, parameters, adjoint_rtol, adjoint_atol, adjoint_method, adjoint_options
+    )
+    recorder = request.recorder(setting)
     with torch.no_grad():
-        x, right = x0.detach(), as_field(field, condition, null, guidance, x0)
-        if not per_sample:
-            if watched or np.ndim(times) > 1:
-                got = "False, with events" if watched else "False, with a row of times for each sample"
-                raise ArgumentError("per_sample", got=got, expected="True: they belong to single samples")
-            x, right, grid = x[None], JointField(right), grid[:1]
-        live = Live(right, tolerance(rtol, atol, norm, x), np.arange(x.shape[0]), x, grid[:, 0].copy())
+        x = start.detach()
+        live = Live(right(), allowed, np.arange(x.shape[0]), x, grid[:, 0].copy())
         run = Run(
-            as_method(method),
+            stepper,
             live,
             grid,
-            controller_named(controller),
+            by,
             limits,
-            stops=checked_stops(stops),
+            stops=setting.stops,
             events=watched,
             dense=dense,
+            recorder=recorder,
         )
         solution = run.solve()
-    if np.ndim(times) < 2:
+    if not batched(times):
         solution.times = requested_times(times, 1)[0]
     report(solution, on_failure, run)
+    request.attach(run, solution, setting)
     return solution if per_sample else solution.of_samples(x0.shape[0])
+
+
+def batched(times: Sequence[float] | np.ndarray | Tensor) -> bool:
+    """Whether samples have times of their own."""
+    return (times.ndim if isinstance(times, Tensor) else np.ndim(times)) > 1
 
 
 def report(solution: Solution, on_failure: OnFailure, run: Run) -> None:
