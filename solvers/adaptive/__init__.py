@@ -8,6 +8,8 @@ from . import order_eight
 from .controller import CONTROLLERS, Controller
 from .events import Event
 from .explicit import ExplicitMethod
+from .implicit import ImplicitMethod, Newton
+from .implicit_pairs import IMPLICIT, ImplicitPair
 from .method import METHODS, Attempt, Live, Method, register_method
 from .pairs import PAIRS, Pair, pair
 from .solution import DenseOutput, EventRecord, Solution, Status
@@ -15,6 +17,7 @@ from .solve import solve_ode
 
 __all__ = [
     "CONTROLLERS",
+    "IMPLICIT",
     "METHODS",
     "PAIRS",
     "Attempt",
@@ -23,8 +26,11 @@ __all__ = [
     "Event",
     "EventRecord",
     "ExplicitMethod",
+    "ImplicitMethod",
+    "ImplicitPair",
     "Live",
     "Method",
+    "Newton",
     "Pair",
     "Solution",
     "Status",

@@ -58,6 +58,7 @@ class Run:
         self.final, self.final_t = x.clone(), times[:, 0].copy()
         self.status = np.full(count, Status.SUCCESS, dtype=np.int64)
         self.nfe, self.accepted, self.attempts = (np.zeros(count, dtype=np.int64) for _ in range(3))
+        self.jacobians, self.products = (np.zeros(count, dtype=np.int64) for _ in range(2))
         self.calls = self.host_reads = 0
         self.states = x.new_full((length, *x.shape), torch.nan)
         self.states[0] = x
@@ -75,8 +76,9 @@ class Run:
                 self.advance()
         records = self.watch.records() if self.watch else []
         rejected = self.attempts - self.accepted
+        linear = (self.jacobians, self.products)
         counts = (self.status, self.nfe, self.accepted, rejected, self.calls, self.host_reads)
-        return Solution(self.times, self.states, self.final, self.final_t, *counts, records, self.dense)
+        return Solution(self.times, self.states, self.final, self.final_t, *counts, records, self.dense, *linear)
 
     # --- start -------------------------------------------------------------------------------------------------
 
@@ -125,11 +127,13 @@ class Run:
         if self.snapshot:
             h, live = h.copy(), replace(live, t=live.t.copy())
         attempt = self.method.attempt(live, h)
-        self.host_reads += 1
+        self.host_reads += attempt.reads
         spent = attempt.evaluations
         if isinstance(spent, np.ndarray):
             control.nfe[:] += spent
             self.calls += int(spent.max())
+            self.jacobians[live.samples] += attempt.jacobians
+            self.products[live.samples] += attempt.products
             spent = 0
         self.calls += spent
         rejected, ended, reached, due = control.decide(attempt.ratio, spent)

@@ -51,10 +51,13 @@ class Attempt:
         x: New states, [b, *D]; a tensor that nobody else writes to.
         ratio: Error ratios, float64 [b] on the host: at most 1 passes; NaN or infinity does not, and halves the step.
         slope: Slope at the new state, if it is known.
-        evaluations: Of the field, for each sample.
+        evaluations: Of the field, for each sample; one number if all have as many.
         interpolate: ``interpolate(index, theta)`` is the state of the samples ``index`` (int64, their place among the
             live ones) at t + theta h, theta float64 [len(index)] in [0, 1]; and how many evaluations that took. None if
             the method has no dense output.
+        reads: How often the host waited for the device.
+        jacobians, products: Jacobians that were formed, and products of Jacobian and vector, for each sample; counted
+            where ``evaluations`` is an array.
 
     """
 
@@ -63,6 +66,9 @@ class Attempt:
     slope: Tensor | None
     evaluations: int | np.ndarray
     interpolate: Callable[[Tensor, np.ndarray], tuple[Tensor, int]] | None = None
+    reads: int = 1
+    jacobians: int | np.ndarray = 0
+    products: int | np.ndarray = 0
 
 
 class Method(Protocol):

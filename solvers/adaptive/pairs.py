@@ -61,7 +61,8 @@ class Pair:
     extra_c: Floats = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._lengths("rows", [len(row) for row in (*self.matrix, *self.extra)], list(range(self.all_stages)))
+        lengths = [stage + self.diagonal for stage in range(self.all_stages)]
+        self._lengths("rows", [len(row) for row in (*self.matrix, *self.extra)], lengths)
         for estimate in self.estimates.values():
             self._lengths("an estimate", len(estimate), self.stages)
         self._lengths("dense output", len(self.polynomials), self.all_stages)
@@ -75,6 +76,11 @@ class Pair:
     def _lengths(self, what: str, got: object, expected: object) -> None:
         if got != expected:
             raise TableauError(f"{self.source}, lengths of {what}", got=got, expected=expected)
+
+    @property
+    def diagonal(self) -> int:
+        """Entries of row i beyond i: none, as the method is explicit."""
+        return 0
 
     @property
     def stages(self) -> int:
@@ -149,14 +155,24 @@ class Pairs(Mapping[str, Pair]):
         self._names: dict[str, str] = {}  # by name and by alias
         self._made: dict[str, Pair] = {}
 
-    def add(self, maker: Callable[[], Pair], aliases: tuple[str, ...]) -> None:
-        """Add what ``maker`` makes, under the name of that function."""
-        name = maker.__name__
-        for word in (name, *aliases):
-            if word in self._names:
-                raise ArgumentError("name", got=repr(word), expected="one that no pair has")
-        self._makers[name] = maker
-        self._names.update(dict.fromkeys((name, *aliases), name))
+    def register(self, *aliases: str) -> Callable[[Callable[[], Pair]], Callable[[], Pair]]:
+        """Decorate a function that makes a pair: its name becomes that of the pair, found under the aliases as well.
+
+        Raises:
+            ArgumentError: A name that another pair has.
+
+        """
+
+        def decorate(maker: Callable[[], Pair]) -> Callable[[], Pair]:
+            name = maker.__name__
+            for word in (name, *aliases):
+                if word in self._names:
+                    raise ArgumentError("name", got=repr(word), expected="one that no pair has")
+            self._makers[name] = maker
+            self._names.update(dict.fromkeys((name, *aliases), name))
+            return maker
+
+        return decorate
 
     def __getitem__(self, name: str) -> Pair:
         name = self._names[name]
@@ -180,21 +196,7 @@ class Pairs(Mapping[str, Pair]):
 
 
 PAIRS = Pairs()
-
-
-def register(*aliases: str) -> Callable[[Callable[[], Pair]], Callable[[], Pair]]:
-    """Decorate a function that makes a pair: its name becomes the name of the pair, found under the aliases as well.
-
-    Raises:
-        ArgumentError: A name that another pair has.
-
-    """
-
-    def decorate(maker: Callable[[], Pair]) -> Callable[[], Pair]:
-        PAIRS.add(maker, aliases)
-        return maker
-
-    return decorate
+register = PAIRS.register
 
 
 def pair(name: str) -> Pair:

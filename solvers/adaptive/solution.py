@@ -117,6 +117,9 @@ class Solution:
         calls: How often the field was called; host_reads: how often the host waited for the device.
         events: A record for each event.
         dense: The solution as a function of time, if asked for.
+        jacobians, products: Of implicit methods, for each sample: Jacobians that were formed, and products of Jacobian
+            and vector by forward differentiation. A Jacobian takes an evaluation, which ``nfe`` counts, and a backward
+            pass for each element of a sample; a product takes about two evaluations, which ``nfe`` does not count.
 
     """
 
@@ -132,6 +135,8 @@ class Solution:
     host_reads: int = 0
     events: list[EventRecord] = field(default_factory=list)
     dense: DenseOutput | None = None
+    jacobians: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    products: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @property
     def success(self) -> np.ndarray:
@@ -141,7 +146,7 @@ class Solution:
     def of_samples(self, count: int) -> Solution:
         """The solution of ``count`` samples that were integrated as one."""
         self.x, self.final = self.x[:, 0], self.final[0]
-        for name in ("t", "status", "nfe", "accepted", "rejected"):
+        for name in ("t", "status", "nfe", "accepted", "rejected", "jacobians", "products"):
             setattr(self, name, np.repeat(getattr(self, name), count))
         if self.dense is not None:
             self.dense = JointDense(self.dense)
