@@ -12,6 +12,7 @@ if find_spec(f"{__name__}.kernels") is None:  # Python was started in a checkout
 
 from . import errors, kernels, models, solvers
 from .errors import PushforwardError
+from .parallel import sample_parallel
 from .sample import make_plan, sample
 from .solvers import Executor, Plan, Trajectory, grid, optimise_grid, solve_ode, solver
 
@@ -29,6 +30,7 @@ __all__ = [
     "models",
     "optimise_grid",
     "sample",
+    "sample_parallel",
     "solve_ode",
     "solver",
     "solvers",

@@ -77,8 +77,23 @@ def compiled(
     replace: bool,
 ) -> Plan:
     """All stages of a plan; kept, since every argument is immutable and so is the plan."""
+    plan = lowered(solver, times, path, prediction, guidance, transform, last_step)
+    return plan.optimise(observe=observe, replace=replace)
+
+
+@lru_cache(maxsize=256)
+def lowered(
+    solver: FixedGridSolver,
+    times: tuple[float, ...],
+    path: Interpolant,
+    prediction: Prediction,
+    guidance: Guidance | None,
+    transform: str | None,
+    last_step: LastStep,
+) -> Plan:
+    """A plan over what the network returns, on the network's path, not optimised; kept as :func:`compiled` is."""
     plan = solvers.plan(solver, times, path, prediction=prediction.on(path), transform=transform, last_step=last_step)
-    return plan.on(prediction.interpolant).lower(prediction, guidance).optimise(observe=observe, replace=replace)
+    return plan.on(prediction.interpolant).lower(prediction, guidance)
 
 
 def sample(

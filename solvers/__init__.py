@@ -5,7 +5,7 @@ if (
 ):  # on sys.path by accident (a checkout as working directory): look like an unrelated, empty module
     __version__ = "0"
 else:
-    from . import adaptive, exponential, interop, ode, sde
+    from . import adaptive, exponential, interop, ode, parallel, sde
     from .adaptive import Controller, Event, Solution, Status, solve_ode
     from .executor import Executor, Request
     from .grids import (
@@ -75,6 +75,7 @@ else:
         "interop",
         "ode",
         "optimise_grid",
+        "parallel",
         "plan",
         "register",
         "sde",
