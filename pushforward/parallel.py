@@ -27,7 +27,7 @@ def sample_parallel(
     grid: str | GridFunction | Sequence[float] = "uniform",
     path: str | Interpolant | None = None,
     window: int | None = None,
-    tolerance: float = 0.1,
+    tolerance: float = 0.01,
     rounds: int | None = None,
     guidance: float | Guidance = 1.0,
     condition: Mapping[str, Any] | None = None,
@@ -52,7 +52,8 @@ def sample_parallel(
         solver: One of one evaluation a step: "euler", "ddim", "ddpm", "euler_ancestral", "dpmpp_2m" and others.
         window: Steps evaluated at once for each sample; all by default. A call has up to ``window`` rows a sample.
         tolerance: Largest change of a state that is accepted, in units of the noise that DDPM adds in that step. 0.1
-            is fast and coarse, 1e-3 is as good as sequential; 0 goes on until nothing changes.
+            is the paper's, but for a deterministic solver no better than as many steps as it has rounds; 0 goes on
+            until nothing changes.
         rounds: Stop after as many, converged or not.
         guidance: As in :func:`pushforward.sample`; where an interval leaves out some steps of a call, they pay for
             both branches all the same.

@@ -70,7 +70,7 @@ def picard(
     model: RowModel,
     *,
     window: int | None = None,
-    tolerance: float = 0.1,
+    tolerance: float = 0.01,
     rounds: int | None = None,
     seed: int = 0,
     samples: Tensor | None = None,

@@ -1,6 +1,8 @@
 """Sampling in parallel over time: the chain of a plan, Picard iteration, and what it costs."""
 
+import re
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -267,6 +269,17 @@ def test_nothing_to_do():
     assert x.shape == (0, 2)
     assert (report.calls, report.rounds.size) == (0, 0)
     assert str(report) == "0 rounds for 2 steps, 0 evaluations a sample"
+
+
+def test_the_code_of_the_page_runs():
+    page = Path(__file__).resolve().parents[2] / "docs" / "parallel.md"
+    blocks, names = re.findall(r"```python\n(.*?)```", page.read_text(), re.S), {}
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block, names)
+    assert names["report"].converged.all()
+    assert names["report"].calls < 20
+    assert names["v"].shape == (1, 1, 28, 28)
 
 
 # --- errors ------------------------------------------------------------------------------------------------------
