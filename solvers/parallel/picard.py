@@ -17,6 +17,7 @@ from ... import kernels
 from ...errors import ArgumentError, DtypeError, NotFiniteError, PlanError, ShapeError
 from ...kernels.arguments import MAX_INPUTS
 from ..plan import Plan
+from .anderson import Anderson
 from .chain import Link, chain
 
 FLOOR = 1e-3  # of a state: the noise of a step vanishes where sigma does, and no tolerance may
@@ -72,6 +73,7 @@ def picard(
     window: int | None = None,
     tolerance: float = 0.01,
     rounds: int | None = None,
+    memory: int = 0,
     seed: int = 0,
     samples: Tensor | None = None,
 ) -> tuple[Tensor, ParallelReport]:
@@ -96,8 +98,12 @@ def picard(
     Every sample has a window of its own: its result does not depend on its batch, and those that are done leave it.
     Rows of one call have different times, so the network must take a time for each row.
 
-    Sums are formed in the dtype of x0, in float32 for 16 bits. Memory: all states of the run, and all outputs of a
-    multistep plan. One value a row is read back in each round, all in one read.
+    With ``memory``, states also learn from their last rounds (Anderson acceleration, triangular in time), which keeps
+    what is exact and saves rounds, most where the plan is stochastic; see :class:`.anderson.Anderson`.
+
+    Sums are formed in the dtype of x0, in float32 for 16 bits. Memory: all states of the run, all outputs of a
+    multistep plan, and 2 m times the states for a memory of m. One value a row is read back in each round, all in one
+    read.
 
     Args:
         plan: A plan at stage "outputs" (lowered, not optimised), of one evaluation a step.
@@ -106,6 +112,7 @@ def picard(
         window: States that are evaluated at once for each sample, at least 1; all by default.
         tolerance: The :math:`\tau` above, at least 0; 0 goes on until nothing changes.
         rounds: Stop after as many, converged or not.
+        memory: Rounds that the acceleration remembers, 2 to 5 in the paper, or 0 for none.
         seed, samples: Key of the noise, as for an executor.
 
     Returns:
@@ -117,11 +124,12 @@ def picard(
         ArgumentError, ShapeError, DtypeError: An argument outside its range.
 
     Source:
-        Shih et al. 2023, Parallel sampling of diffusion models (ParaDiGMS), algorithm 1.
+        Shih et al. 2023, Parallel sampling of diffusion models (ParaDiGMS), algorithm 1; the acceleration is that of
+        Tang et al. 2024 (ParaTAA).
     """
-    check_arguments(plan, x0, window, tolerance, rounds, samples)
+    check_arguments(plan, x0, window, tolerance, rounds, memory, samples)
     with torch.no_grad():
-        run = Picard(plan, x0, model, window or plan.steps, tolerance, seed, samples)
+        run = Picard(plan, x0, model, window or plan.steps, tolerance, seed, samples, memory)
         while run.active.size and (rounds is None or run.count < rounds):
             run.round()
         return run.result()
@@ -146,6 +154,7 @@ class Picard:
         tolerance: float,
         seed: int,
         samples: Tensor | None,
+        memory: int = 0,
     ) -> None:
         self.plan, self.links, self.model, self.window = plan, chain(plan), model, window
         self.dtype = x0.dtype
@@ -157,6 +166,7 @@ class Picard:
         self.times = np.array([link.time for link in self.links])
         self.scales = np.array([link.scale for link in self.links])
         self.sizes = state_sizes(plan)
+        self.anderson = Anderson(memory, self.batch, self.sizes[1:]) if memory else None
         self.seed, self.ids = seed, samples
         if samples is None and any(link.draws for link in self.links):
             self.ids = torch.arange(self.batch, device=start.device)
@@ -181,8 +191,10 @@ class Picard:
         old = flat.index_select(0, self.on_device(here))
         found = self.evaluate(old, step, sample)
         target = self.on_device(there)
-        new = self.sweep(old, found, step, sample)
-        change = (new - flat.index_select(0, target)).flatten(1)
+        new, last = self.sweep(old, found, step, sample), flat.index_select(0, target)
+        change = (new - last).flatten(1)
+        if self.anderson is not None:
+            new = self.anderson(last, new - last, step, sample, self.begin)
         changes = (torch.linalg.vector_norm(change, dim=1).square() / max(1, change.shape[1])).tolist()  # the one read
         flat.index_copy_(0, target, new)
         self.advance(np.array(changes, dtype=np.float64), step, sample)
@@ -334,12 +346,20 @@ def state_sizes(plan: Plan) -> NDArray[np.float64]:
 
 
 def check_arguments(
-    plan: Plan, x0: Tensor, window: int | None, tolerance: float, rounds: int | None, samples: Tensor | None
+    plan: Plan,
+    x0: Tensor,
+    window: int | None,
+    tolerance: float,
+    rounds: int | None,
+    memory: int,
+    samples: Tensor | None,
 ) -> None:
     """Raise a named error for what cannot be run."""
     for name, value in (("window", window), ("rounds", rounds)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ArgumentError(name, got=repr(value), expected="an integer, at least 1, or None")
+    if isinstance(memory, bool) or not isinstance(memory, int) or memory < 0 or memory == 1:
+        raise ArgumentError("memory", got=repr(memory), expected="an integer, at least 2, or 0 for no acceleration")
     if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance < math.inf:
         raise ArgumentError("tolerance", got=repr(tolerance), expected="a finite number, at least 0")
     if not isinstance(x0, Tensor) or not x0.is_floating_point():

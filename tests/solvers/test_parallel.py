@@ -14,6 +14,7 @@ from pushforward.errors import ArgumentError, DtypeError, NotFiniteError, PlanEr
 from pushforward.models import GaussianOracle, TwoSided, adapt, adapt_two_sided, prediction, reference_mixture
 from pushforward.solvers import Executor
 from pushforward.solvers.parallel import chain, picard
+from pushforward.solvers.parallel.picard import Picard
 
 ALL = dict(solvers.solvers())
 ORACLES = {path: reference_mixture(path) for path in ("linear", "vp", "edm")}
@@ -165,6 +166,77 @@ def test_every_path_needs_the_same_rounds():
     assert found[0] == found[1] == found[2]
 
 
+# --- acceleration -------------------------------------------------------------------------------------------------
+
+
+def perceptron():
+    """A field of five layers with random weights, far from any flow of a mixture."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = ((9, 32), (32, 32), (32, 32), (32, 32), (32, 8))
+    weights = [1.6 / n**0.5 * torch.randn(n, m, generator=generator, dtype=torch.float64) for n, m in sizes]
+
+    def network(x, t):
+        hidden = torch.cat([x, t[:, None]], 1)
+        for weight in weights[:-1]:
+            hidden = torch.tanh(hidden @ weight)
+        return 2 * hidden @ weights[-1]
+
+    return adapt(network, time_dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("field", "eta"), [("mixture", 0.0), ("mixture", 1.0), ("perceptron", 0.0)])
+def test_acceleration_saves_rounds_and_has_the_same_fixed_point(field, eta):
+    if field == "mixture":
+        model, times = ORACLES["vp"].model("denoised"), levels(ORACLES["vp"].interpolant, 50)
+        x0 = ORACLES["vp"].sample(8, seed=5, t=times[0])
+    else:
+        model, times = perceptron(), [i / 50 for i in range(51)]
+        x0 = torch.randn(8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    plan = lowered("ddim", times, model, eta=eta)
+    exact = sequential(plan, x0, model.bind())
+    rounds = {}
+    for memory in (0, 3):
+        run = Picard(plan, x0, model.bind(), 50, 0.0, 0, None, memory)
+        with torch.no_grad():
+            while run.count < 30 and rms(run.states[-1] - exact) > 1e-6:
+                run.round()
+        rounds[memory] = run.count
+    assert rounds[3] <= rounds[0] - 2
+    x, report = picard(plan, x0, model.bind(), window=20, tolerance=0.0, memory=3)
+    assert report.rounds.max() <= 50
+    assert rms(x - exact) < 1e-10  # rounding, which samples between two modes amplify a thousandfold
+
+
+def test_acceleration_with_an_infinite_ridge_is_the_plain_iteration():
+    model, times = ORACLES["vp"].model("denoised"), levels(ORACLES["vp"].interpolant, 20)
+    plan = lowered("ddim", times, model)
+    x0 = ORACLES["vp"].sample(3, seed=5, t=times[0])
+    found = []
+    for memory, ridge in ((0, 0.0), (3, 1e30), (3, 1e-3)):
+        run = Picard(plan, x0, model.bind(), 10, 0.01, 0, None, memory)
+        if run.anderson is not None:
+            run.anderson.ridge = ridge
+        with torch.no_grad():
+            for _ in range(4):
+                run.round()
+        found.append(run.states[:11].clone())
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_accelerated_samples_do_not_depend_on_their_batch():
+    model, times = ORACLES["edm"].model("denoised"), levels(ORACLES["edm"].interpolant, 30)
+    plan = lowered("ddim", times, model, eta=0.5)
+    x0 = ORACLES["edm"].sample(4, seed=1, t=times[0])
+    together, report = picard(plan, x0, model.bind(), window=8, memory=3)
+    assert len(set(report.evaluations.tolist())) > 1
+    for i in range(4):
+        ids = torch.tensor([i])
+        alone, single = picard(plan, x0[i : i + 1], model.bind(), window=8, memory=3, samples=ids)
+        assert single.rounds[0] == report.rounds[i]
+        assert (alone - together[i : i + 1]).abs().max() < 1e-12  # sums of products are formed in another order
+
+
 # --- batches, guidance, conditions, dtypes -----------------------------------------------------------------------
 
 
@@ -304,6 +376,7 @@ ONE = "parallel driver needs a one-evaluation plan"
         (lambda: chain(solvers.plan(ALL["ddim"], [0.1, 0.9])), PlanError, "plan.stage: got 'quantities'"),
         (lambda: run(window=0), ArgumentError, "window: got 0, expected an integer, at least 1"),
         (lambda: run(rounds=1.5), ArgumentError, "rounds: got 1.5"),
+        (lambda: run(memory=1), ArgumentError, "memory: got 1, expected an integer, at least 2, or 0"),
         (lambda: run(tolerance=-1), ArgumentError, "tolerance: got -1, expected a finite number, at least 0"),
         (lambda: run(tolerance=float("nan")), ArgumentError, "tolerance: got nan"),
         (lambda: run(x0=torch.zeros(2, 2, dtype=torch.int64)), DtypeError, "x0: got torch.int64"),
