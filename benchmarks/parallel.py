@@ -50,18 +50,26 @@ def problem(name: str, steps: int, count: int) -> tuple[pf.models.Model, dict[st
 
 
 def case(
-    bench: Benchmark, name: str, solver: str, steps: int, count: int, window: int | None, tolerance: float
+    bench: Benchmark,
+    name: str,
+    solver: str,
+    steps: int,
+    count: int,
+    window: int | None,
+    tolerance: float,
+    memory: int = 0,
 ) -> None:
     """One row: ours in parallel, theirs in sequence."""
     size = "all" if window is None else window
-    title = f"{name} {solver} {steps} steps window {size} tolerance {tolerance:g}"
+    title = f"{name} {solver} {steps} steps window {size} tolerance {tolerance:g}" + f" memory {memory}" * bool(memory)
     if not bench.wants(title):
         return
     model, options, start = problem(name, steps, count)
     chosen = pf.solver("ddim", eta=1.0) if solver == "ddim eta=1" else pf.solver(solver)
 
     def parallel() -> tuple[Tensor, pf.solvers.parallel.ParallelReport]:
-        return pf.sample_parallel(model, start, solver=chosen, window=window, tolerance=tolerance, **options)
+        more = {"window": window, "tolerance": tolerance, "memory": memory}
+        return pf.sample_parallel(model, start, solver=chosen, **more, **options)
 
     def sequential() -> Tensor:
         return pf.sample(model, start, solver=chosen, **options)
@@ -93,12 +101,16 @@ def benchmark(bench: Benchmark) -> None:
             case(bench, "mixture", "ddim", steps, 64, window, tolerance)
     for window, tolerance in ((None, 0.1), (10, 0.1), (None, 1e-2)):
         case(bench, "idle device", "ddim", 50, 1, window, tolerance)
-    case(bench, "mixture", "ddim", 50, 64, None, 1e-2)
     case(bench, "mixture", "ddim eta=1", 50, 64, None, 0.1)
     case(bench, "mixture", "ddim eta=1", 50, 64, None, 1e-3)
+    for memory in (0, 3):
+        case(bench, "mixture", "ddim", 50, 64, None, 1e-2, memory)
+        case(bench, "mixture", "ddim eta=1", 50, 64, None, 1e-2, memory)
+        case(bench, "digits", "ddim", 50, 2, None, 1e-2, memory)
+        case(bench, "digits", "ddim eta=1", 50, 2, None, 1e-2, memory)
     case(bench, "mixture", "dpmpp_2m", 50, 64, None, 1e-3)
     for steps in (50,) if bench.quick else (50, 100):
-        for window, tolerance in ((None, 0.1), (10, 0.1), (None, 1e-2)):
+        for window, tolerance in ((None, 0.1), (10, 0.1), *([(None, 1e-2)] if steps == 100 else [])):
             case(bench, "digits", "ddim", steps, 2, window, tolerance)
     case(bench, "digits", "ddim eta=1", 50, 2, None, 0.1)
     case(bench, "digits", "dpmpp_2m", 50, 2, None, 0.1)
