@@ -8,7 +8,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from live_memory import LiveMemory
+from _live_memory import LiveMemory
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 from torchdiffeq import odeint, odeint_adjoint

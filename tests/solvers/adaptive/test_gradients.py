@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 import torch
-from live_memory import LiveMemory
+from _live_memory import LiveMemory
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 from torchdiffeq import odeint as their_odeint
