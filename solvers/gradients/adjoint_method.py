@@ -116,7 +116,7 @@ class AdjointMethod:
         if not base.ends_at_new_state:
             new, _ = work.stage(base.weights, 1.0)
         ratio = base.error_ratio(work, new, live.tolerance)
-        return AdjointAttempt(new, ratio, None, len(base.weights), None, kept)
+        return AdjointAttempt(new, ratio, None, len(base.weights), pullbacks=kept)
 
 
 class Quadrature:
