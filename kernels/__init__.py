@@ -1,8 +1,8 @@
 """pushforward.kernels: the arithmetic. Linear combinations with counter-based noise, in one pass over memory.
 
-Linear combinations with counter-based noise are `combine` and `prepare`; `normal` and `uniform` are random numbers as
-tensors; `Draw` and `Noise` say which random numbers; `backend` and
-`backends` say which implementation runs.
+Linear combinations with counter-based noise are `combine`, `combination` and `prepare`; `normal` and `uniform` are
+random numbers as tensors; `Draw` and `Noise` say which random numbers; `backend` and `backends` say which
+implementation runs.
 """
 
 if (
@@ -12,7 +12,9 @@ if (
 else:
     from . import native as native
     from . import reference as reference
+    from .combine import OpenCombine as OpenCombine
     from .combine import PreparedCombine as PreparedCombine
+    from .combine import combination as combination
     from .combine import combine as combine
     from .combine import prepare as prepare
     from .discrepancy import energy_distance as energy_distance

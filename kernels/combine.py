@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from ..errors import ArgumentError, ShapeError
 from . import arguments, catalogue, operators, ops, reference
 from .arguments import Weights
-from .dispatch import device_type, implementation, short_way
+from .dispatch import device_type, implementation, native_module, short_way
 from .noise import Noise
 
 _grad_enabled = torch.is_grad_enabled
@@ -178,6 +179,48 @@ def prepare(
     arguments.check_outputs(outs, outs[0], "outs[0]", parts.outputs)
     arguments.check_group_range(parts)
     return implementation("prepare", device_type(outs[0]))(tuple(inputs), parts, outs)
+
+
+class OpenCombine(Protocol):
+    """What `combination` returns: call it with the tensors."""
+
+    def __call__(self, *tensors: Tensor) -> Any:
+        """The new tensor, or a tuple of them if several rows of weights were given."""
+        ...
+
+
+def combination(
+    weights: Weights,
+    *,
+    noise: Noise | Sequence[Noise] | None = None,
+    scale: float | Sequence[float] | Sequence[Sequence[float]] | Tensor | None = None,
+) -> OpenCombine:
+    """`combine` with the coefficients settled: a function of tensors of any shape, which returns new ones.
+
+    For loops whose results go to other hands, so that no buffer can be bound. Coefficients are read once; a call checks
+    the tensors as `combine` does, under the backend that is chosen then, and is differentiable as it is. Copies and
+    pickles of what is returned do the same.
+
+    Args:
+        weights: As in `combine`; not to be changed afterwards.
+        noise: As in `combine`.
+        scale: As in `combine`; not to be changed afterwards.
+
+    Returns:
+        ``f(*tensors) -> combine(tensors, weights, noise=noise, scale=scale)``, whose errors it raises.
+
+    Example:
+        >>> euler = combination([1.0, 0.5])
+        >>> euler(torch.ones(2), torch.full((2,), 4.0)), euler(torch.zeros(1, 1), torch.ones(1, 1))
+        (tensor([3., 3.]), tensor([[0.5000]]))
+    """
+    if native_module is not None:
+        return native_module.OpenCombination(weights, noise, scale, combine)
+    return partial(_combine_all, weights, noise, scale)
+
+
+def _combine_all(weights: Any, noise: Any, scale: Any, *tensors: Tensor) -> Any:
+    return combine(tensors, weights, noise=noise, scale=scale)
 
 
 def _needs_operator(inputs: Sequence[Tensor]) -> bool:

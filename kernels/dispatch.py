@@ -26,7 +26,7 @@ BACKENDS = ("reference", "native", "triton", "cuda")
 PREFERENCES = {"cpu": ("native", "reference"), "cuda": ("cuda", "triton", "reference")}
 Function = TypeVar("Function", bound=Callable[..., Any])
 _table: dict[tuple[str, str], Callable[..., Any]] = {}
-_forced: ContextVar[str | None] = ContextVar(
+forced: ContextVar[str | None] = ContextVar(
     "pushforward_backend", default=os.environ.get("PUSHFORWARD_BACKEND") or None
 )
 _chosen: dict[tuple[str, str | None, str], Callable[..., Any]] = {}
@@ -107,11 +107,11 @@ def backend(name: str | None) -> Iterator[None]:
         'reference'
     """
     check_available(name)
-    token = _forced.set(name)
+    token = forced.set(name)
     try:
         yield
     finally:
-        _forced.reset(token)
+        forced.reset(token)
 
 
 def check_available(name: str | None) -> None:
@@ -132,7 +132,7 @@ def chosen_backend(device: str, op: str = "combine") -> str:
     Raises:
         BackendError: A backend is forced that is not available, has no such operation, or does not run on the device.
     """
-    name = _forced.get()
+    name = forced.get()
     if name is not None:
         check_available(name)
         _load(name)
@@ -194,7 +194,7 @@ def _load(name: str) -> None:
 
 def implementation(op: str, device: str) -> Callable[..., Any]:
     """Look up the function that runs ``op`` for tensors on a device of this type ("cpu", "cuda", ...)."""
-    key = (op, _forced.get(), device)
+    key = (op, forced.get(), device)
     if (function := _chosen.get(key)) is None:
         function = _chosen[key] = _table[op, chosen_backend(device, op)]
     return function
@@ -202,7 +202,7 @@ def implementation(op: str, device: str) -> Callable[..., Any]:
 
 def short_way(op: str) -> Callable[..., Any] | None:
     """Native function for the common case of ``op`` (it returns None for others), where it may be used."""
-    return _table.get((op, "native")) if _forced.get() in (None, "native") else None
+    return _table.get((op, "native")) if forced.get() in (None, "native") else None
 
 
 def native_runs(op: str) -> bool:

@@ -10,15 +10,18 @@ from torch import Tensor
 
 from . import arguments
 from .arguments import Terms
-from .dispatch import implements, native_module
+from .dispatch import forced, implements, native_module
 from .noise import Noise
+from .operators import modes
 
 if TYPE_CHECKING:
     from .combine import PreparedCombine
 
 CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 if native_module is not None:
-    native_module.set_torch(Tensor, CODES, torch.get_num_threads, torch.empty_like, torch.is_grad_enabled, Noise)
+    native_module.set_torch(
+        Tensor, CODES, torch.get_num_threads, torch.empty_like, torch.is_grad_enabled, Noise, modes, forced
+    )
     implements("combine_eager", "native")(native_module.combine_eager)  # the common case, with its checks
     implements("prepare_eager", "native")(native_module.prepare_eager)
     implements("normal_eager", "native")(native_module.normal_eager)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 _is_compiling = torch.compiler.is_compiling
-_modes = torch._C._len_torch_dispatch_stack  # a mode (fake tensors, tracing, counting) wants to see an operator
+modes = torch._C._len_torch_dispatch_stack  # a mode (fake tensors, tracing, counting) wants to see an operator
 _fragments: list[torch.library.Library] = []
 
 
@@ -45,7 +45,7 @@ def operator(
 
 def tracing() -> bool:
     """True while something wants to see operators: compilation, fake tensors, counting."""
-    return _is_compiling() or _modes() > 0
+    return _is_compiling() or modes() > 0
 
 
 def needs_operator(*tensors: Tensor) -> bool:

@@ -96,30 +96,45 @@ bool is_tensor(py::handle object) { return reinterpret_cast<PyObject*>(Py_TYPE(o
 
 }  // namespace
 
+void Bound::count(Py_ssize_t inputs, Py_ssize_t outputs) {
+  job.inputs = int(inputs);
+  job.outputs = int(outputs);
+  job.draws = 0;
+  job.weights = weights;
+  job.scales = scales;
+  job.weights_step = job.scales_step = 0;
+}
+
+bool Bound::read_weights(py::handle rows, Py_ssize_t inputs, bool& single) {
+  if (!is_row(rows.ptr()) || inputs > max_inputs) return false;
+  const Py_ssize_t outputs = PySequence_Fast_GET_SIZE(rows.ptr());
+  single = outputs == 0 || !is_row(PySequence_Fast_GET_ITEM(rows.ptr(), 0));
+  if (!single && outputs > max_outputs) return false;
+  count(inputs, single ? 1 : outputs);
+  return read_table(rows.ptr(), job.outputs, !single, job.inputs, true, weights);
+}
+
+bool Bound::read_scale(py::handle rows, int draws, bool single, bool many) {
+  job.draws = draws;
+  return read_table(rows.ptr(), job.outputs, !single, draws, many, scales);
+}
+
 bool Bound::common(py::handle inputs, py::handle weights, py::object& outs, py::handle noise, py::handle scale,
                    bool prepared, bool& single) {
+  if (!is_row(inputs.ptr())) return false;
+  const Py_ssize_t given = PySequence_Fast_GET_SIZE(inputs.ptr());
   const bool by_sample = is_tensor(weights);
-  if (!is_row(inputs.ptr()) || !(by_sample || is_row(weights.ptr()))) return false;
-  const Py_ssize_t count = PySequence_Fast_GET_SIZE(inputs.ptr());
-  Py_ssize_t rows = 1;
   if (by_sample) {
     const py::object extents = ask(weights.ptr(), torch().shape);
     const Py_ssize_t dims = extents && PyTuple_Check(extents.ptr()) ? PyTuple_GET_SIZE(extents.ptr()) : 0;
     if (dims < 2) return false;
     single = dims == 2;
-    if (!single) rows = PyLong_AsSsize_t(PyTuple_GET_ITEM(extents.ptr(), 1));
-  } else {
-    rows = PySequence_Fast_GET_SIZE(weights.ptr());
-    single = rows == 0 || !is_row(PySequence_Fast_GET_ITEM(weights.ptr(), 0));
+    const Py_ssize_t rows = single ? 1 : PyLong_AsSsize_t(PyTuple_GET_ITEM(extents.ptr(), 1));
+    if (given > max_inputs || rows < 1 || rows > max_outputs) return false;
+    count(given, rows);
+  } else if (!read_weights(weights, given, single)) {
+    return false;
   }
-  if (count > max_inputs || (!single && (rows < 1 || rows > max_outputs))) return false;
-  job.inputs = int(count);
-  job.outputs = single ? 1 : int(rows);
-  job.draws = 0;
-  job.weights = this->weights;
-  job.scales = scales;
-  job.weights_step = job.scales_step = 0;
-  if (!by_sample && !read_table(weights.ptr(), job.outputs, !single, job.inputs, true, this->weights)) return false;
 
   Like like;
   like.refuse_gradients = !prepared;
@@ -135,11 +150,7 @@ bool Bound::common(py::handle inputs, py::handle weights, py::object& outs, py::
   if (outs.is_none()) {
     if (job.inputs == 0 || !PyDict_GetItem(torch().dtypes, like.dtype.ptr())) return false;
     py::list made;
-    for (int o = 0; o < job.outputs; ++o) {
-      PyObject* empty = PyObject_CallOneArg(torch().empty_like, PySequence_Fast_GET_ITEM(inputs.ptr(), 0));
-      if (!empty) throw py::error_already_set();
-      made.append(py::reinterpret_steal<py::object>(empty));
-    }
+    for (int o = 0; o < job.outputs; ++o) made.append(empty_like(PySequence_Fast_GET_ITEM(inputs.ptr(), 0)));
     outs = made;
   }
   if (is_row(outs.ptr())) {
@@ -160,13 +171,18 @@ bool Bound::common(py::handle inputs, py::handle weights, py::object& outs, py::
     job.weights_step = job.outputs * job.inputs;
     if (!read_tensor(weights.ptr(), like.extent(0), job.outputs, !single, job.inputs, true, job.weights)) return false;
   }
-  split_rows(job.draws > 0 || job.table(), like);
-  job.groups = {nullptr, nullptr, 0, job.row_size, job.rows};
-  if (job.rows * std::max(job.weights_step, job.scales_step) > INT32_MAX) return false;
-  return job.row_size <= int64_t(1) << 34 || job.draws == 0;
+  return split_rows(job, like);
 }
 
 bool Bound::noise_of(py::handle noise, py::handle scale, bool single, const Like& like) {
+  const bool many = is_row(noise.ptr());
+  if (!read_noise(job, noise, like)) return false;
+  if (!is_tensor(scale)) return read_scale(scale, job.draws, single, many);
+  job.scales_step = job.outputs * job.draws;
+  return read_tensor(scale.ptr(), like.extent(0), job.outputs, !single, job.draws, many, job.scales);
+}
+
+bool read_noise(Job& job, py::handle noise, const Like& like) {
   const bool many = is_row(noise.ptr());
   const Py_ssize_t draws = many ? PySequence_Fast_GET_SIZE(noise.ptr()) : 1;
   if (draws > max_draws || like.dims() == 0) return false;
@@ -187,16 +203,18 @@ bool Bound::noise_of(py::handle noise, py::handle scale, bool single, const Like
       job.noise[d].samples = reinterpret_cast<const int64_t*>(operand.address);
     }
   }
-  if (!is_tensor(scale)) return read_table(scale.ptr(), job.outputs, !single, job.draws, many, scales);
-  job.scales_step = job.outputs * job.draws;
-  return read_tensor(scale.ptr(), like.extent(0), job.outputs, !single, job.draws, many, job.scales);
+  return true;
 }
 
-void Bound::split_rows(bool by_row, const Like& like) {
+bool split_rows(Job& job, const Like& like) {
+  const bool by_row = job.draws > 0 || job.table();
   job.rows = by_row ? like.extent(0) : 1;
   job.row_size = 1;
   for (int d = by_row ? 1 : 0; d < like.dims(); ++d) job.row_size *= like.extent(d);
   job.dims = 1;
+  job.groups = {nullptr, nullptr, 0, job.row_size, job.rows};
+  if (job.rows * std::max(job.weights_step, job.scales_step) > INT32_MAX) return false;
+  return job.row_size <= int64_t(1) << 34 || job.draws == 0;
 }
 
 py::object combine_eager(py::handle inputs, py::handle weights, py::object out, py::handle noise, py::handle scale) {

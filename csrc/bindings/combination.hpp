@@ -28,13 +28,24 @@ struct Bound {
   bool common(py::handle inputs, py::handle weights, py::object& outs, py::handle noise, py::handle scale,
               bool prepared, bool& single);
 
+  // The coefficients of the common case alone, (rows of) numbers: those of `inputs` tensors; and of `draws` normals,
+  // given as a list (`many`) or as one.
+  bool read_weights(py::handle rows, Py_ssize_t inputs, bool& single);
+  bool read_scale(py::handle rows, int draws, bool single, bool many);
+
   // Decide which outputs go past the caches; false if an output partly overlaps another contiguous operand.
   static bool settle_outputs(Job& job);
 
  private:
+  void count(Py_ssize_t inputs, Py_ssize_t outputs);
   bool noise_of(py::handle noise, py::handle scale, bool single, const Like& like);
-  void split_rows(bool by_row, const Like& like);
 };
+
+// The keys of the normals for tensors like these; false where the general path must decide.
+bool read_noise(Job& job, py::handle noise, const Like& like);
+
+// How the elements of tensors like these are numbered; false if there are too many.
+bool split_rows(Job& job, const Like& like);
 
 // Run on as many threads as torch may use, without the interpreter if that pays; returns 1 if an output is NaN or infinite.
 int run_job(const Job& job);

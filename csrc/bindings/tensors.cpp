@@ -9,13 +9,16 @@ Torch names;
 const Torch& torch() { return names; }
 
 void set_torch(const py::object& tensor, const py::dict& dtypes, const py::object& get_num_threads,
-               const py::object& empty_like, const py::object& is_grad_enabled, const py::object& noise) {
+               const py::object& empty_like, const py::object& is_grad_enabled, const py::object& noise,
+               const py::object& count_modes, const py::object& forced) {
   names.tensor = tensor.inc_ref().ptr();
   names.dtypes = dtypes.inc_ref().ptr();
   names.get_num_threads = get_num_threads.inc_ref().ptr();
   names.empty_like = empty_like.inc_ref().ptr();
   names.is_grad_enabled = is_grad_enabled.inc_ref().ptr();
   names.noise = noise.inc_ref().ptr();
+  names.count_modes = count_modes.inc_ref().ptr();
+  names.forced = forced.inc_ref().ptr();
   names.data_ptr = PyUnicode_InternFromString("data_ptr");
   names.dtype = PyUnicode_InternFromString("dtype");
   names.is_cpu = PyUnicode_InternFromString("is_cpu");
@@ -33,6 +36,29 @@ int torch_threads() {
   const int threads = int(PyLong_AsLong(number));
   Py_DECREF(number);
   return threads;
+}
+
+py::object empty_like(PyObject* tensor) {
+  PyObject* made = PyObject_CallOneArg(names.empty_like, tensor);
+  if (!made) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(made);
+}
+
+bool records_gradients() {
+  const auto enabled = py::reinterpret_steal<py::object>(PyObject_CallNoArgs(names.is_grad_enabled));
+  if (!enabled) throw py::error_already_set();
+  return enabled.ptr() != Py_False;
+}
+
+bool may_run() {
+  PyObject* forced = nullptr;
+  if (PyContextVar_Get(names.forced, nullptr, &forced) < 0) throw py::error_already_set();
+  const bool ours = !forced || forced == Py_None || PyUnicode_CompareWithASCIIString(forced, "native") == 0;
+  Py_XDECREF(forced);
+  if (!ours) return false;
+  const auto modes = py::reinterpret_steal<py::object>(PyObject_CallNoArgs(names.count_modes));
+  if (!modes) throw py::error_already_set();
+  return PyLong_AsLong(modes.ptr()) == 0;
 }
 
 py::object ask(PyObject* object, PyObject* name) {
@@ -74,10 +100,7 @@ bool Like::take(PyObject* tensor, Operand& operand) {
     return false;
   }
   if (ask(tensor, names.is_cpu).ptr() != Py_True || call(tensor, names.is_contiguous).ptr() != Py_True) return false;
-  if (refuse_gradients && ask(tensor, names.requires_grad).ptr() != Py_False) {
-    const auto enabled = py::reinterpret_steal<py::object>(PyObject_CallNoArgs(names.is_grad_enabled));
-    if (enabled.ptr() != Py_False) return false;
-  }
+  if (refuse_gradients && ask(tensor, names.requires_grad).ptr() != Py_False && records_gradients()) return false;
   const py::object address = call(tensor, names.data_ptr);  // refused within torch.func transforms
   if (!address) return false;
   operand.address = static_cast<char*>(PyLong_AsVoidPtr(address.ptr()));

@@ -14,13 +14,24 @@ namespace py = pybind11;
 struct Torch {
   PyObject *tensor, *dtypes, *get_num_threads, *empty_like, *is_grad_enabled;
   PyObject *data_ptr, *dtype, *is_cpu, *shape, *requires_grad, *is_contiguous, *seed, *draw, *samples, *noise;
+  PyObject *count_modes, *forced;
 };
 const Torch& torch();
 void set_torch(const py::object& tensor, const py::dict& dtypes, const py::object& get_num_threads,
-               const py::object& empty_like, const py::object& is_grad_enabled, const py::object& noise);
+               const py::object& empty_like, const py::object& is_grad_enabled, const py::object& noise,
+               const py::object& count_modes, const py::object& forced);
 
 // torch.get_num_threads(); needs the interpreter.
 int torch_threads();
+
+// torch.empty_like(tensor).
+py::object empty_like(PyObject* tensor);
+
+// torch.is_grad_enabled().
+bool records_gradients();
+
+// Whether this backend may run now: no other one is forced, and no mode of dispatch wants to see an operator.
+bool may_run();
 
 // An attribute, or the result of a method without arguments; null, without an error, if there is none.
 py::object ask(PyObject* object, PyObject* name);

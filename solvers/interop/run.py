@@ -2,16 +2,124 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
+from typing import NamedTuple, cast
 
 from torch import Tensor
 
-from ...errors import ArgumentError
+from ... import kernels
+from ...errors import ArgumentError, DeviceError, DtypeError, ShapeError
 from ...models import Prediction
-from ..executor import Executor, Request, TransformFunction
-from ..plan import Plan
+from ..executor import TransformFunction
+from ..plan import Combine, Evaluate, Plan, Register, Transform
+from ..plan.instructions import reads
 from ..solver import FixedGridSolver, LastStep, plan
+from .timetable import Timetable
+
+NO_DRAW = kernels.Draw(kernels.PURPOSE_DIFFUSION, 0)  # of a key of samples alone; each combination has its own draws
+
+
+class Operation(NamedTuple):
+    """An instruction between two evaluations, ready to run.
+
+    Attributes:
+        call: Of a combination that draws nothing: its function.
+        gather, out: Of one with several inputs, and with one output: picks the inputs from the registers, in order; and
+            where the result goes. Other operations are executed by their instruction.
+        dying: Registers that nothing reads afterwards.
+        instruction: What it does.
+
+    """
+
+    call: kernels.OpenCombine | None
+    gather: Callable[[Mapping[Register, Tensor]], tuple[Tensor, ...]] | None
+    out: Register | None
+    dying: tuple[Register, ...]
+    instruction: Combine | Transform
+
+
+class Stage(NamedTuple):
+    """What follows one output of the network.
+
+    Attributes:
+        source: The register of the network's input, if anything reads it afterwards.
+        place: The register of the output.
+        operations: What is done then.
+        following: What the network is asked at next, or the result.
+        last: Whether it is the result.
+        compares: Whether the first operation compares the output with tensors of the run, as combinations do.
+
+    """
+
+    source: Register | None
+    place: Register
+    operations: tuple[Operation, ...]
+    following: Register
+    last: bool
+    compares: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """An optimised plan of one branch, cut where the network runs.
+
+    Attributes:
+        plan: The plan.
+        opening: What is done before the network is asked for the first time.
+        stages: What follows each of its outputs.
+
+    """
+
+    plan: Plan
+    opening: tuple[Operation, ...]
+    stages: tuple[Stage, ...]
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Program:
+        """Itself: nothing in it changes."""
+        return self
+
+    @classmethod
+    def of(cls, plan: Plan) -> Program:
+        """Cut a plan."""
+        parts: list[list[Operation]] = [[]]
+        heads: list[tuple[Register | None, Register, Register]] = []
+        for instruction, dying in zip(plan.instructions, plan.dying, strict=True):
+            if isinstance(instruction, Evaluate):
+                source, (place,) = instruction.input, instruction.outs
+                heads.append((None if source in dying else source, place, source))
+                parts.append([])
+            elif isinstance(instruction, Combine | Transform):
+                parts[-1].append(operation(instruction, dying))
+        following = [source for _, _, source in heads[1:]] + [plan.result]
+        stages = list[Stage]()
+        for (source, place, _), operations, register in zip(heads, parts[1:], following, strict=True):
+            first = operations[0] if operations else None
+            compares = first is not None and first.gather is not None and place in reads(first.instruction)
+            last = len(stages) + 1 == len(heads)
+            stages.append(Stage(source, place, tuple(operations), register, last, compares))
+        return cls(plan, tuple(parts[0]), tuple(stages))
+
+
+def operation(instruction: Combine | Transform, dying: tuple[Register, ...]) -> Operation:
+    """The instruction, ready to run."""
+    if isinstance(instruction, Transform) or instruction.draws:
+        return Operation(None, None, None, dying, instruction)
+    gather = itemgetter(*instruction.inputs) if len(instruction.inputs) > 1 else None
+    out = instruction.outs[0] if len(instruction.outs) == 1 else None
+    return Operation(settled(instruction), gather, out, dying, instruction)
+
+
+def settled(combine: Combine, key: kernels.Noise | None = None) -> kernels.OpenCombine:
+    """The combination as a function of its inputs; ``key`` says which samples its noise is for."""
+    weights, scales = combine.matrix, combine.scales
+    if len(combine.outs) == 1:
+        weights, scales = weights[0], scales[0] if scales else ()
+    if key is None:
+        return kernels.combination(weights)
+    return kernels.combination(weights, noise=[key.at(draw) for draw in combine.draws], scale=scales)
 
 
 @lru_cache(maxsize=256)
@@ -21,23 +129,21 @@ def compiled(
     prediction: Prediction,
     transform: str | None = None,
     last_step: LastStep = "auto",
-) -> Plan:
-    """The optimised plan; kept, since every argument is immutable and so is the plan."""
-    program = plan(
-        solver, times, prediction.interpolant, prediction=prediction, transform=transform, last_step=last_step
-    )
-    return program.lower(prediction).optimise()
+) -> Program:
+    """The optimised plan, cut; kept, since every argument is immutable and so is the program."""
+    whole = plan(solver, times, prediction.interpolant, prediction=prediction, transform=transform, last_step=last_step)
+    return Program.of(whole.lower(prediction).optimise())
 
 
 def tail(
-    whole: Plan,
+    whole: Program,
     begin: int,
     solver: FixedGridSolver,
     prediction: Prediction,
     transform: str | None = None,
     last_step: LastStep = "auto",
-) -> Plan:
-    """The plan of a run that begins at evaluation ``begin`` of another: the same later evaluations, without its past.
+) -> Program:
+    """The program of a run that begins at evaluation ``begin`` of another: its later evaluations, without its past.
 
     Raises:
         ArgumentError: No run of this solver has those evaluations: it was to begin within a step, or the solver starts
@@ -46,13 +152,13 @@ def tail(
     """
     if begin == 0:
         return whole
-    asked = [evaluation.time for evaluation in whole.evaluations[begin:]]
+    asked = [evaluation.time for evaluation in whole.plan.evaluations[begin:]]
     if asked:
-        step = whole.evaluations[begin].step
+        step, grid = whole.plan.evaluations[begin].step, whole.plan.grid
         for first in (step, step + 1):  # a corrector evaluates at the end of its step what is the start of the next
-            if first + 1 < len(whole.grid):
-                part = compiled(solver, whole.grid[first:], prediction, transform, last_step)
-                if [evaluation.time for evaluation in part.evaluations] == asked:
+            if first + 1 < len(grid):
+                part = compiled(solver, grid[first:], prediction, transform, last_step)
+                if [evaluation.time for evaluation in part.plan.evaluations] == asked:
                     return part
     raise ArgumentError(
         "begin_index",
@@ -63,46 +169,106 @@ def tail(
 
 
 class OutsideRun:
-    """One run of a plan whose states pass through other hands.
+    """One run of a program whose states pass through other hands.
 
     Every network input is a tensor of its own, so that whoever drives may keep it, and what it hands back counts: if
     it wrote over the state (inpainting), the run goes on from there. Gradients flow. Nothing is read from the device.
 
     Args:
-        plan: An optimised plan of one branch.
+        program: What runs.
         sample: What the first evaluation is made at, [B, *D].
+        timetable: The list of timesteps that the pipeline goes through.
+        begin: Which of its entries the first evaluation is.
         samples: Sample ids that key the noise.
         transforms: Functions for the plan's transforms.
 
     Attributes:
+        timetable, entry: Which entry of which list waits for its output.
         done: Whether the last output has been given.
 
     """
 
+    __slots__ = ("begin", "done", "entry", "key", "program", "timetable", "transforms", "unlike", "values")
+
     def __init__(
         self,
-        plan: Plan,
+        program: Program,
         sample: Tensor,
+        timetable: Timetable,
+        begin: int = 0,
         samples: Tensor | None = None,
         transforms: Mapping[str, TransformFunction] | None = None,
     ) -> None:
-        self.executor = Executor(plan, sample, samples=samples, transforms=transforms, check="off", differentiable=True)
-        self.evaluations = plan.evaluations
-        self.request: Request | None = next(self.executor)
-
-    @property
-    def done(self) -> bool:
-        """Whether the last output has been given."""
-        return self.request is None
+        self.program, self.timetable = program, timetable
+        self.begin = self.entry = begin
+        self.done, self.unlike = not program.stages, False
+        self.transforms, self.key = transforms or {}, None if samples is None else kernels.Noise(0, NO_DRAW, samples)
+        self.values: dict[Register, Tensor] = {program.plan.start: sample}
+        for operation in program.opening:
+            self.execute(operation)
 
     def advance(self, output: Tensor, sample: Tensor) -> Tensor:
-        """Take the network's ``output`` at ``sample``; return its next input, or the result after the last one."""
-        executor, request = self.executor, self.request
-        if request is None:
-            raise ArgumentError("step", got="another output", expected="a new run: the last evaluation was answered")
-        register = self.evaluations[request.index].input
-        if register in executor.values:  # otherwise nothing but the network reads it
-            executor.values[register] = sample
-        executor.supply((output,))
-        self.request = following = next(executor, None)
-        return executor.result if following is None else following.input
+        """Take the network's ``output`` at ``sample``; return its next input, or the result after the last one.
+
+        Outputs of another dtype are cast, and a variance in as many channels again is dropped. Most outputs need
+        neither, and the combination that takes one finds out; after the first that does, all are looked at.
+
+        Raises:
+            ShapeError: An output that does not fit the sample.
+
+        """
+        source, place, operations, following, last, compares = self.program.stages[self.entry - self.begin]
+        if self.unlike or not compares:
+            output = like(output, sample)
+        values = self.values
+        if source is not None:
+            values[source] = sample
+        values[place] = output
+        try:
+            for operation in operations:
+                call, gather, out, dying, _ = operation
+                if call is None or gather is None or out is None:
+                    self.execute(operation)
+                else:
+                    values[out] = call(*gather(values))
+                    for register in dying:
+                        del values[register]
+        except (ShapeError, DtypeError):
+            if self.unlike:
+                raise
+        else:
+            self.entry += 1
+            self.done = last
+            return values[following]
+        self.unlike = True
+        return self.advance(output, sample)
+
+    def execute(self, operation: Operation) -> None:
+        """An operation of any kind."""
+        instruction, values = operation.instruction, self.values
+        if isinstance(instruction, Transform):
+            values[instruction.out] = self.transforms[instruction.name](values[instruction.input], instruction.time)
+        else:
+            call = operation.call or settled(instruction, cast(kernels.Noise, self.key))
+            results = call(*[values[register] for register in instruction.inputs])
+            values.update(zip(instruction.outs, (results,) if len(instruction.outs) == 1 else results, strict=True))
+        for register in operation.dying:
+            del values[register]
+
+
+def like(output: Tensor, sample: Tensor) -> Tensor:
+    """The output in the sample's dtype; of 2 C channels the first C.
+
+    Raises:
+        ShapeError, DeviceError: The output is neither like the sample nor has twice its channels; is elsewhere.
+
+    """
+    if output.shape != sample.shape:
+        doubled = output.ndim == sample.ndim and sample.ndim > 1 and output.shape[1] == 2 * sample.shape[1]
+        if not doubled or output.shape[0] != sample.shape[0] or output.shape[2:] != sample.shape[2:]:
+            expected = f"{list(sample.shape)}, as the sample"
+            raise ShapeError("model_output", got=list(output.shape), expected=expected)
+        output = output.narrow(1, 0, sample.shape[1])
+    if output.device != sample.device:
+        raise DeviceError("model_output", got=output.device, expected=f"{sample.device}, as the sample")
+    return output.to(sample.dtype)

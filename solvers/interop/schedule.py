@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
 
+from ... import kernels
 from ...models import EDM, Prediction
 from ..plan import Plan
 from ..solver import FixedGridSolver, LastStep
-from .run import compiled, tail
+from .run import Program, compiled, tail
 from .training import Unscaled
 
 
@@ -23,8 +24,9 @@ class Schedule:
         solver, transform, last_step: What was planned.
         prediction: How the network is read on the solver's path.
         served: The same without the input's scale, which the pipeline applies.
-        plan: Of ``served``.
+        program: Of ``served``.
         times, scales: What the network is told, and what its input is multiplied by, at each evaluation.
+        scalings: The latter as functions, where they are not 1; None where all are.
         levels: Noise levels of the evaluations, and of the end: sigma of flows, sigma / alpha of others.
 
     """
@@ -34,9 +36,10 @@ class Schedule:
     last_step: LastStep
     prediction: Prediction
     served: Prediction
-    plan: Plan
+    program: Program
     times: tuple[float, ...]
     scales: tuple[float, ...]
+    scalings: tuple[kernels.OpenCombine | None, ...] | None
     levels: tuple[float, ...]
 
     def __deepcopy__(self, memo: dict[int, object]) -> Schedule:
@@ -44,6 +47,11 @@ class Schedule:
         return self
 
     @property
+    def plan(self) -> Plan:
+        """What runs."""
+        return self.program.plan
+
+    @cached_property
     def ends_clean(self) -> bool:
         """Whether a run ends in data without noise."""
         return self.levels[-1] == 0
@@ -53,9 +61,9 @@ class Schedule:
         whole = integral and all(time == round(time) for time in self.times)
         return torch.tensor(self.times, dtype=torch.float64).to(torch.int64 if whole else torch.float32).to(device)
 
-    def begun_at(self, begin: int) -> Plan:
-        """The plan of a run that begins at this evaluation; see :func:`tail`."""
-        return tail(self.plan, begin, self.solver, self.served, self.transform, self.last_step)
+    def begun_at(self, begin: int) -> Program:
+        """The program of a run that begins at this evaluation; see :func:`tail`."""
+        return tail(self.program, begin, self.solver, self.served, self.transform, self.last_step)
 
 
 @lru_cache(maxsize=64)
@@ -77,8 +85,9 @@ def scheduled(
         prediction = trained.on(on)
     scaled = prediction.kind != "velocity" and any(prediction.input_scale(t) != 1 for t in times[:-1])
     served = Unscaled(prediction.interpolant, prediction.network_time, prediction) if scaled else prediction
-    plan = compiled(solver, times, served, transform, last_step)
-    asked = [evaluation.time for evaluation in plan.evaluations]
+    program = compiled(solver, times, served, transform, last_step)
+    asked = [evaluation.time for evaluation in program.plan.evaluations]
+    scales = tuple([prediction.input_scale(t) if scaled else 1.0 for t in asked])
     on = prediction.interpolant
     level = on.sigma if prediction.kind == "velocity" else on.noise_ratio
     return Schedule(
@@ -87,8 +96,9 @@ def scheduled(
         last_step,
         prediction,
         served,
-        plan,
-        tuple(prediction.time(t) for t in asked),
-        tuple(prediction.input_scale(t) for t in asked) if scaled else (1.0,) * len(asked),
-        tuple(level(t) for t in (*asked, times[-1])),
+        program,
+        tuple([prediction.time(t) for t in asked]),
+        scales,
+        tuple([None if scale == 1 else kernels.combination([scale]) for scale in scales]) if scaled else None,
+        tuple([level(t) for t in (*asked, times[-1])]),
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,21 +12,17 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 
-from ... import kernels
-from ...errors import ArgumentError, PlanError, ShapeError
+from ...errors import ArgumentError, PlanError
 from ...models import Prediction
-from ..executor import TransformFunction
 from ..solver import FixedGridSolver, LastStep
 from ..solver import solver as solver_of
+from .configuration import clean_transform, clean_transforms, named, translated
 from .generators import Generators, sample_ids
 from .run import OutsideRun
 from .schedule import Schedule, scheduled
 from .spacing import trained_times
+from .timetable import Timetable
 from .training import Mixing, Training, check_flow_path, trained_prediction, training_of
-
-CONVENTIONS = {"Euler": "levels", "Heun": "levels", "LMS": "levels", "KDPM2": "levels"} | dict.fromkeys(
-    ("DPMSolver", "UniPC", "DEIS", "SASolver"), "dropped_last"
-)  # by the beginning of the class's name: how it reads timestep_spacing
 
 
 @dataclass
@@ -151,9 +145,9 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):
         self.sigmas: Tensor | None = None
         self._schedule: Schedule | None = None
         self._asked: tuple[object, ...] | None = None
-        self._memory, self._width, self._entries = 0, 1, 0  # where ``timesteps`` lies, and how many there are
+        self._timetable = Timetable(torch.empty(0), ())
         self._begin: int | None = None
-        self._restart()
+        self._run: OutsideRun | None = None
         self.order = self._solver.evaluations_per_step
 
     # --- configuration -----------------------------------------------------------------------------------------
@@ -221,14 +215,12 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):
         asked = (self.config, num_inference_steps, device, own, mu)  # a changed configuration is another object
         if self._asked is None or self._asked[0] is not asked[0] or self._asked[1:] != asked[1:]:
             self._schedule = schedule = self._plan(num_inference_steps, *own, mu)
-            self.timesteps = entries = schedule.tensor(self._training == "ddpm", device)
+            self._timetable = Timetable(schedule.tensor(self._training == "ddpm", device), schedule.times)
             self.sigmas = torch.tensor(schedule.levels, dtype=torch.float32)
-            self._memory, self._width = entries.data_ptr(), entries.element_size()
-            self._entries = len(schedule.times)
             self.num_inference_steps = schedule.plan.steps
             self._asked = asked
-        self._begin = None
-        self._restart()
+        self.timesteps = self._timetable.entries
+        self._begin = self._run = None
 
     def _plan(
         self,
@@ -239,12 +231,11 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):
     ) -> Schedule:
         config, trained = self.config, self._trained
         times = trained_times(config, trained, self._training, steps, timesteps=timesteps, sigmas=sigmas, mu=mu)
-        return scheduled(self._solver, times, trained, config["path"], self._transform, config["last_step"])
+        return scheduled(self._solver, times, trained, config["path"], clean_transform(config), config["last_step"])
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Begin the run at this entry of ``timesteps`` (image to image)."""
-        self._begin = begin_index
-        self._restart()
+        self._begin, self._run = begin_index, None
 
     @property
     def begin_index(self) -> int | None:
@@ -254,7 +245,7 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):
     @property
     def step_index(self) -> int | None:
         """The entry of ``timesteps`` whose output comes next; None before the run's first step."""
-        return None if self._run is None else self._position
+        return None if self._run is None else self._run.entry
 
     def set_shift(self, shift: float) -> None:
         """Another static shift, from the next ``set_timesteps`` on."""
@@ -290,63 +281,31 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):
             ShapeError: An output that does not fit the sample.
 
         """
-        run, index = self._run, self._index(timestep)
-        if run is None or run.request is None or (index is not None and index != self._position):
-            run = self._start(index, sample, generator)
-        if model_output.shape != run.executor.shape:
-            model_output = without_variance(model_output, sample)
-        if model_output.dtype is not sample.dtype:
-            model_output = model_output.to(sample.dtype)
+        run = self._run
+        waiting = run is not None and type(timestep) is Tensor and not run.done
+        if not waiting or (timestep.data_ptr() - run.timetable.start) // run.timetable.width != run.entry:
+            run = self._run_at(timestep, sample, generator)
         state = run.advance(model_output, sample)
-        self._position += 1
-        clean = state if run.request is None and self._planned("step").ends_clean else None
+        clean = state if run.done and self._planned("step").ends_clean else None
         return DiffusersSchedulerOutput(state, clean) if return_dict else (state, clean)
 
-    def _restart(self) -> None:
-        """No run is under way."""
-        self._run: OutsideRun | None = None
-        self._position = 0
-
-    def _start(self, index: int | None, sample: Tensor, generator: Generators) -> OutsideRun:
-        """A run from this timestep on."""
-        schedule = self._planned("step")
-        begin = (self._begin or 0) if index is None else index
-        plan = schedule.begun_at(begin)
-        samples = sample_ids(generator, sample.shape[0], sample.device) if plan.stochastic else None
-        self._run = run = OutsideRun(plan, sample, samples, self._transforms())
-        self._position = begin
+    def _run_at(self, timestep: float | Tensor, sample: Tensor, generator: Generators) -> OutsideRun:
+        """The run that waits for the output at this timestep: the one under way, or a new one."""
+        schedule, run = self._planned("step"), self._run
+        index = self._timetable.index(timestep, None if run is None else run.entry)
+        if run is None or run.done or index not in (None, run.entry):
+            begin = (self._begin or 0) if index is None else index
+            program = schedule.begun_at(begin)
+            samples = sample_ids(generator, sample.shape[0], sample.device) if program.plan.stochastic else None
+            self._run = run = OutsideRun(
+                program, sample, self._timetable, begin, samples, clean_transforms(self.config)
+            )
         return run
 
     def _planned(self, name: str) -> Schedule:
         if self._schedule is None:
             raise PlanError(name, got="a call before set_timesteps", expected="set_timesteps(...) first")
         return self._schedule
-
-    def _index(self, timestep: float | Tensor) -> int | None:
-        """Which entry of ``timesteps`` this is, by its place in memory or, of numbers, by value; None if unknown."""
-        if isinstance(timestep, Tensor):
-            place = (timestep.data_ptr() - self._memory) // self._width
-            return place if 0 <= place < self._entries else None
-        times = () if self._schedule is None else self._schedule.times
-        if self._run is not None and self._position < len(times) and times[self._position] == timestep:
-            return self._position  # of Heun's two entries for one time, the one whose turn it is
-        return times.index(timestep) if timestep in times else None
-
-    @property
-    def _transform(self) -> str | None:
-        """What happens to clean estimates, by name."""
-        return "threshold" if self.config["thresholding"] else "clip" if self.config["clip_sample"] else None
-
-    def _transforms(self) -> Mapping[str, TransformFunction]:
-        config = self.config
-        if config["thresholding"]:
-            ratio, cap = config["dynamic_thresholding_ratio"], max(float(config["sample_max_value"]), 1.0)
-            return {"threshold": lambda denoised, _: kernels.threshold(denoised, ratio, cap=cap)}
-        if config["clip_sample"]:
-            return {
-                "clip": lambda denoised, _: denoised.clamp(-config["clip_sample_range"], config["clip_sample_range"])
-            }
-        return {}
 
     # --- scales ------------------------------------------------------------------------------------------------
 
@@ -366,14 +325,15 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):
 
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
         """The network's input: the sample times a number that depends on the timestep (1 on the network's own path)."""
-        if self._schedule is None:
+        if self._schedule is None or (scalings := self._schedule.scalings) is None:
             return sample
-        index = None if timestep is None else self._index(timestep)
+        run = self._run
+        waiting = None if run is None or run.done else run.entry
+        index = None if timestep is None else self._timetable.index(timestep, waiting)
         if index is None:
-            under_way = self._run is not None and not self._run.done
-            index = self._position if under_way else self._begin or 0
-        scale = self._schedule.scales[index]
-        return sample if scale == 1 else sample * scale
+            index = (self._begin or 0) if waiting is None else waiting
+        scaling = scalings[index]
+        return sample if scaling is None else scaling(sample)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """``alpha x_1 + sigma x_0`` at the network's times ``timesteps`` ([B] or one), in the coordinates of a run."""
@@ -399,47 +359,3 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):
             alpha, sigma = torch.ones_like(alpha), sigma / alpha
         shape = (-1, *[1] * (like.ndim - 1))
         return alpha.reshape(shape), sigma.reshape(shape)
-
-
-def named(solver: FixedGridSolver, options: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
-    """A solver object as its registered name and the options it has, which a configuration can hold.
-
-    Raises:
-        ArgumentError: Options beside the object, or one that JSON cannot hold.
-
-    """
-    if options:
-        raise ArgumentError("solver_options", got=sorted(options), expected="none beside a solver object")
-    own = {field.name: getattr(solver, field.name) for field in dataclasses.fields(solver)}  # type: ignore[arg-type]
-    try:
-        json.dumps(own, allow_nan=True)
-    except TypeError as error:
-        hint = "Pass the solver's name and solver_options that JSON can hold"
-        raise ArgumentError("solver", got=str(solver), expected="options of numbers and names", hint=hint) from error
-    return solver.name, own
-
-
-def translated(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Another scheduler's configuration with what only its class knows put into words of this one."""
-    own = dict(config) | {"training": training_of(config, name)}
-    own["timestep_convention"] = next((c for start, c in CONVENTIONS.items() if name.startswith(start)), "indices")
-    if "flow_shift" in own and "shift" not in own:
-        own["shift"] = own["flow_shift"]
-    if own["timestep_convention"] == "dropped_last":  # a class of this family that has no such key spaces so
-        own.setdefault("timestep_spacing", "linspace")
-    if name.startswith("DEIS") or (name == "DDIMScheduler" and own.get("set_alpha_to_one") is False):
-        own.setdefault("final_sigmas_type", "sigma_min")
-    return own
-
-
-def without_variance(output: Tensor, sample: Tensor) -> Tensor:
-    """The first C of 2 C channels.
-
-    Raises:
-        ShapeError: The output is neither like the sample nor has twice its channels.
-
-    """
-    doubled = output.ndim == sample.ndim and sample.ndim > 1 and output.shape[1] == 2 * sample.shape[1]
-    if not doubled or output.shape[0] != sample.shape[0] or output.shape[2:] != sample.shape[2:]:
-        raise ShapeError("model_output", got=list(output.shape), expected=f"{list(sample.shape)}, as the sample")
-    return output.narrow(1, 0, sample.shape[1])

@@ -84,12 +84,12 @@ def test_a_wrong_name_in_the_environment(forced, error, monkeypatch):
     monkeypatch.setenv("PUSHFORWARD_EMULATE_CUDA", "0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(dispatch, "_chosen", {})
-    token = dispatch._forced.set(forced)  # as at import
+    token = dispatch.forced.set(forced)  # as at import
     try:
         with pytest.raises(error, match="backend"):
             combine([torch.ones(2)], [2.0])
     finally:
-        dispatch._forced.reset(token)
+        dispatch.forced.reset(token)
 
 
 def test_the_folders_are_not_importable_by_themselves():

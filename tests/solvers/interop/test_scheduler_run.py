@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import sys
 import warnings
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from pushforward.errors import ArgumentError
+from pushforward import kernels
+from pushforward.errors import ArgumentError, ShapeError
 
 with warnings.catch_warnings():  # their import-time deprecations are not ours to act on
     warnings.simplefilter("ignore")
@@ -123,6 +129,21 @@ def test_a_changed_sample_is_where_the_run_goes_on(solver: str) -> None:
     assert relative(new[:, 2:], run(None)[:, 2:]) > 1e-3, "the rest has seen what was written"
 
 
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+def test_a_changed_sample_is_what_gets_scaled(solver: str) -> None:
+    """The network's input on the path "edm" is made from the sample that is handed in, whatever was done to it."""
+    scheduler = DiffusersScheduler(solver, path="edm", **LEADING)
+    scheduler.set_timesteps(3)
+    x = start() * scheduler.init_noise_sigma
+    for index, t in enumerate(scheduler.timesteps):
+        scale = scheduler._schedule.scales[index]
+        assert torch.equal(scheduler.scale_model_input(x, t), x * scale)
+        x.numpy()[:] += 1.0  # which no version counter sees
+        scaled = scheduler.scale_model_input(x, t)
+        assert torch.equal(scaled, x * scale)
+        x = scheduler.step(network(scaled, t), t, x).prev_sample
+
+
 def test_outputs() -> None:
     scheduler = DiffusersScheduler("ddim")
     scheduler.set_timesteps(2)
@@ -136,6 +157,26 @@ def test_outputs() -> None:
     assert end.prev_sample.dtype == torch.float32
 
 
+def test_outputs_that_are_not_like_the_state() -> None:
+    """Cast, and without their variance, in every kind of step; anything else is refused by name."""
+    for solver in ("ddim", "heun", "dpmpp_2m"):
+        scheduler = DiffusersScheduler(solver, **STABLE)
+        plain = sampled(scheduler, 3)
+        x = start()
+        for t in scheduler.timesteps:
+            output = network(x, t).double()
+            output = torch.cat([output, 7 * output], dim=1)
+            x = scheduler.step(output, t, x, return_dict=False)[0]
+        assert torch.equal(x, plain)
+        x = start()
+        for t in scheduler.timesteps:
+            for wrong in (x[:, :2], x[:1], torch.cat([x, x], 2)):
+                with pytest.raises(ShapeError, match="model_output"):
+                    scheduler.step(wrong, t, x)
+            x = scheduler.step(network(x, t), t, x, return_dict=False)[0]
+        assert torch.equal(x, plain), "what was refused has left no trace"
+
+
 def test_gradients_flow_through_a_step() -> None:
     scheduler = DiffusersScheduler("euler", training="flow")
     scheduler.set_timesteps(2)
@@ -143,6 +184,106 @@ def test_gradients_flow_through_a_step() -> None:
     loop(scheduler, x).square().sum().backward()
     assert x.grad is not None
     assert x.grad.abs().min() > 0
+
+
+def test_gradients_flow_through_the_scaled_input_and_from_the_output_alone() -> None:
+    scheduler = DiffusersScheduler("heun", path="edm", **LEADING)
+    scheduler.set_timesteps(2)
+    x = start(torch.float64).requires_grad_()
+    direction, h = start(torch.float64, seed=3), 1e-5
+    along = lambda y: (loop(scheduler, y) * start(torch.float64, seed=4)).sum()  # noqa: E731
+    (slope,) = torch.autograd.grad(along(x), x)
+    with torch.no_grad():
+        central = (along(x + h * direction) - along(x - h * direction)) / (2 * h)
+    # a central difference: h^2 times a third derivative, and rounding over h; some 1e-10 each, of numbers of order 1
+    assert (slope * direction).sum().item() == pytest.approx(central.item(), rel=1e-7)
+    parameter = start(torch.float64).requires_grad_()
+    scheduler.step(parameter, scheduler.timesteps[0], start(torch.float64)).prev_sample.sum().backward()
+    assert parameter.grad is not None
+    assert parameter.grad.abs().min() > 0
+
+
+def frames(function: Callable[..., Any], *args: Any, **options: Any) -> tuple[list[str], Any]:
+    """The Python functions of a call, and its result."""
+    seen: list[str] = []
+    sys.setprofile(lambda frame, event, _: seen.append(frame.f_code.co_name) if event == "call" else None)
+    try:
+        result = function(*args, **options)
+    finally:
+        sys.setprofile(None)
+    return seen, result
+
+
+@pytest.mark.skipif(kernels.backends()["native"] != "available", reason="counts what stands around a native call")
+@pytest.mark.parametrize(("solver", "path"), [("euler", None), ("euler", "edm"), ("heun", "edm")])
+def test_a_step_is_two_functions_around_one_kernel(solver: str, path: Any) -> None:
+    """Within a run: `step`, `advance`, and no torch function that has a Python frame."""
+    scheduler = DiffusersScheduler(solver, path=path, **LEADING)
+    scheduler.set_timesteps(4)
+    x = start() * scheduler.init_noise_sigma
+    for index, t in enumerate(scheduler.timesteps):
+        called, scaled = frames(scheduler.scale_model_input, x, t)
+        assert called == ["scale_model_input"] + ["index"] * (path == "edm")
+        called, (x, _) = frames(scheduler.step, network(scaled, t), t, x, return_dict=False)
+        if 0 < index < len(scheduler.timesteps) - 1:  # the last step asks whether it has come to clean data
+            assert called == ["step", "advance"]
+
+
+@pytest.mark.parametrize("path", [None, "edm"])
+@pytest.mark.parametrize("solver", ["euler", "heun", "dpmpp_2m", "unipc", "ab2"])
+def test_a_step_is_one_pass_over_memory(solver: str, path: Any) -> None:
+    """One combination for each output of the network, one for each scaled input, and no other operator."""
+    scheduler = DiffusersScheduler(solver, path=path, **LEADING)
+    scheduler.set_timesteps(5)
+    x = start() * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        with Operators() as scaling:
+            scaled = scheduler.scale_model_input(x, t)
+        output = network(scaled, t)
+        with Operators() as stepping:
+            x = scheduler.step(output, t, x, return_dict=False)[0]
+        assert scaling.seen == ["pushforward::combine"] * (path == "edm")
+        assert stepping.seen == ["pushforward::combine"]
+
+
+class Operators(TorchDispatchMode):
+    """Lists the operators that run, allocations apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "empty" not in function.name():
+            self.seen.append(function.name())
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda scheduler: pickle.loads(pickle.dumps(scheduler))])
+def test_a_copy_goes_on_by_itself(duplicate: Callable[[Any], Any]) -> None:
+    """A copy in the middle of a run continues it, and knows the elements of its own list of timesteps."""
+    scheduler = DiffusersScheduler("heun", path="edm", **LEADING)
+    scheduler.set_timesteps(4)
+    x = start() * scheduler.init_noise_sigma
+    for t in scheduler.timesteps[:3]:
+        x = scheduler.step(network(scheduler.scale_model_input(x, t), t), t, x).prev_sample
+    other = duplicate(scheduler)
+    assert torch.equal(loop(other, x.clone(), 3), loop(scheduler, x, 3))
+    assert other.timesteps.data_ptr() != scheduler.timesteps.data_ptr()
+    loop(other, x, 4)
+    other.step(x, other.timesteps[2], x)
+    assert other.step_index == 3, "an element of its own list begins a run there"
+
+
+def test_a_list_of_timesteps_that_was_replaced() -> None:
+    """Elements of another tensor count as the next in turn, and the next set_timesteps brings the list back."""
+    scheduler = DiffusersScheduler("ddim", **STABLE)
+    first = sampled(scheduler, 4)
+    own = scheduler.timesteps
+    scheduler.timesteps = own.clone()
+    assert torch.equal(loop(scheduler, start()), first)
+    scheduler.set_timesteps(4)
+    assert scheduler.timesteps is own
 
 
 def test_half_precision() -> None:
