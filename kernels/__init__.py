@@ -14,9 +14,11 @@ else:
     from . import reference as reference
     from .combine import OpenCombine as OpenCombine
     from .combine import PreparedCombine as PreparedCombine
+    from .combine import RegisterStep as RegisterStep
     from .combine import combination as combination
     from .combine import combine as combine
     from .combine import prepare as prepare
+    from .combine import register_step as register_step
     from .discrepancy import energy_distance as energy_distance
     from .discrepancy import mmd2 as mmd2
     from .dispatch import BackendWarning as BackendWarning

@@ -219,6 +219,40 @@ def combination(
     return partial(_combine_all, weights, noise, scale)
 
 
+class RegisterStep(Protocol):
+    """What `register_step` returns."""
+
+    def __call__(self, registers: dict[int, Tensor], first: Tensor, second: Tensor) -> Tensor | None:
+        """The combination's result; None, with nothing changed, where it must be called by itself."""
+        ...
+
+
+def register_step(
+    combination: OpenCombine,
+    inputs: tuple[int, ...],
+    first: int | None,
+    second: int | None,
+    kept: tuple[int, ...],
+    dying: tuple[int, ...],
+) -> RegisterStep | None:
+    """A combination of one output on registers, with what happens around it, as one native call.
+
+    Args:
+        combination: From `combination`.
+        inputs: The registers it reads, in order.
+        first, second: The registers of the two tensors that come with each call; None: of none.
+        kept: Which of these two are stored.
+        dying: Registers that are let go afterwards.
+
+    Returns:
+        A callable ``step(registers, first, second)``; None without the compiled module. Its result is not stored.
+
+    """
+    if native_module is None:
+        return None
+    return native_module.RegisterStep(combination, inputs, first, second, kept, dying)
+
+
 def _combine_all(weights: Any, noise: Any, scale: Any, *tensors: Tensor) -> Any:
     return combine(tensors, weights, noise=noise, scale=scale)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from operator import itemgetter
 from typing import NamedTuple, cast
 
 from torch import Tensor
@@ -15,7 +14,6 @@ from ...errors import ArgumentError, DeviceError, DtypeError, ShapeError
 from ...models import Prediction
 from ..executor import TransformFunction
 from ..plan import Combine, Evaluate, Plan, Register, Transform
-from ..plan.instructions import reads
 from ..solver import FixedGridSolver, LastStep, plan
 from .timetable import Timetable
 
@@ -27,16 +25,12 @@ class Operation(NamedTuple):
 
     Attributes:
         call: Of a combination that draws nothing: its function.
-        gather, out: Of one with several inputs, and with one output: picks the inputs from the registers, in order; and
-            where the result goes. Other operations are executed by their instruction.
         dying: Registers that nothing reads afterwards.
         instruction: What it does.
 
     """
 
     call: kernels.OpenCombine | None
-    gather: Callable[[Mapping[Register, Tensor]], tuple[Tensor, ...]] | None
-    out: Register | None
     dying: tuple[Register, ...]
     instruction: Combine | Transform
 
@@ -51,6 +45,7 @@ class Stage(NamedTuple):
         following: What the network is asked at next, or the result.
         last: Whether it is the result.
         compares: Whether the first operation compares the output with tensors of the run, as combinations do.
+        quick: All of the stage in one call, if it is a combination that makes what follows.
 
     """
 
@@ -60,6 +55,7 @@ class Stage(NamedTuple):
     following: Register
     last: bool
     compares: bool
+    quick: kernels.RegisterStep | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,12 +65,14 @@ class Program:
     Attributes:
         plan: The plan.
         opening: What is done before the network is asked for the first time.
+        start: What it is asked at then.
         stages: What follows each of its outputs.
 
     """
 
     plan: Plan
     opening: tuple[Operation, ...]
+    start: Register
     stages: tuple[Stage, ...]
 
     def __deepcopy__(self, memo: dict[int, object]) -> Program:
@@ -93,23 +91,32 @@ class Program:
                 parts.append([])
             elif isinstance(instruction, Combine | Transform):
                 parts[-1].append(operation(instruction, dying))
-        following = [source for _, _, source in heads[1:]] + [plan.result]
+        start, *following = [*[source for _, _, source in heads], plan.result]
         stages = list[Stage]()
         for (source, place, _), operations, register in zip(heads, parts[1:], following, strict=True):
-            first = operations[0] if operations else None
-            compares = first is not None and first.gather is not None and place in reads(first.instruction)
+            head = operations[0].instruction if operations else None
+            compares = isinstance(head, Combine) and len(head.inputs) > 1 and place in head.inputs
+            quick = in_one_call(operations[0], source, place, register) if compares and len(operations) == 1 else None
             last = len(stages) + 1 == len(heads)
-            stages.append(Stage(source, place, tuple(operations), register, last, compares))
-        return cls(plan, tuple(parts[0]), tuple(stages))
+            stages.append(Stage(source, place, tuple(operations), register, last, compares, quick))
+        return cls(plan, tuple(parts[0]), start, tuple(stages))
 
 
 def operation(instruction: Combine | Transform, dying: tuple[Register, ...]) -> Operation:
     """The instruction, ready to run."""
-    if isinstance(instruction, Transform) or instruction.draws:
-        return Operation(None, None, None, dying, instruction)
-    gather = itemgetter(*instruction.inputs) if len(instruction.inputs) > 1 else None
-    out = instruction.outs[0] if len(instruction.outs) == 1 else None
-    return Operation(settled(instruction), gather, out, dying, instruction)
+    drawing = isinstance(instruction, Transform) or instruction.draws
+    return Operation(None if drawing else settled(instruction), dying, instruction)
+
+
+def in_one_call(
+    operation: Operation, source: Register | None, place: Register, following: Register
+) -> kernels.RegisterStep | None:
+    """A stage of one operation as one call, which returns ``following``; None if it is not that simple."""
+    if operation.call is None or operation.instruction.outs != (following,):
+        return None
+    kept = tuple([r for r in (source, place) if r is not None and r not in operation.dying])
+    dying = tuple([r for r in operation.dying if r not in (source, place)])
+    return kernels.register_step(operation.call, operation.instruction.inputs, source, place, kept, dying)
 
 
 def settled(combine: Combine, key: kernels.Noise | None = None) -> kernels.OpenCombine:
@@ -206,6 +213,7 @@ class OutsideRun:
         self.values: dict[Register, Tensor] = {program.plan.start: sample}
         for operation in program.opening:
             self.execute(operation)
+        self.values.pop(program.start)  # comes back with the first output, if anything reads it
 
     def advance(self, output: Tensor, sample: Tensor) -> Tensor:
         """Take the network's ``output`` at ``sample``; return its next input, or the result after the last one.
@@ -217,31 +225,34 @@ class OutsideRun:
             ShapeError: An output that does not fit the sample.
 
         """
-        source, place, operations, following, last, compares = self.program.stages[self.entry - self.begin]
-        if self.unlike or not compares:
+        stage = self.program.stages[self.entry - self.begin]
+        quick = stage.quick
+        if quick is None or self.unlike or (state := quick(self.values, sample, output)) is None:
+            return self.advance_by_parts(stage, output, sample)
+        self.entry += 1
+        self.done = stage.last
+        return state
+
+    def advance_by_parts(self, stage: Stage, output: Tensor, sample: Tensor) -> Tensor:
+        """As `advance`, one operation after the other."""
+        if self.unlike or not stage.compares:
             output = like(output, sample)
         values = self.values
-        if source is not None:
-            values[source] = sample
-        values[place] = output
+        if stage.source is not None:
+            values[stage.source] = sample
+        values[stage.place] = output
         try:
-            for operation in operations:
-                call, gather, out, dying, _ = operation
-                if call is None or gather is None or out is None:
-                    self.execute(operation)
-                else:
-                    values[out] = call(*gather(values))
-                    for register in dying:
-                        del values[register]
+            for operation in stage.operations:
+                self.execute(operation)
         except (ShapeError, DtypeError):
             if self.unlike:
                 raise
         else:
             self.entry += 1
-            self.done = last
-            return values[following]
+            self.done = stage.last
+            return values.pop(stage.following)  # comes back with the next output, likewise
         self.unlike = True
-        return self.advance(output, sample)
+        return self.advance_by_parts(stage, output, sample)
 
     def execute(self, operation: Operation) -> None:
         """An operation of any kind."""
