@@ -112,11 +112,12 @@ def in_one_call(
     operation: Operation, source: Register | None, place: Register, following: Register
 ) -> kernels.RegisterStep | None:
     """A stage of one operation as one call, which returns ``following``; None if it is not that simple."""
-    if operation.call is None or operation.instruction.outs != (following,):
+    call, combine = operation.call, operation.instruction
+    if call is None or isinstance(combine, Transform) or combine.outs != (following,):
         return None
     kept = tuple([r for r in (source, place) if r is not None and r not in operation.dying])
     dying = tuple([r for r in operation.dying if r not in (source, place)])
-    return kernels.register_step(operation.call, operation.instruction.inputs, source, place, kept, dying)
+    return kernels.register_step(call, combine.inputs, source, place, kept, dying)
 
 
 def settled(combine: Combine, key: kernels.Noise | None = None) -> kernels.OpenCombine:

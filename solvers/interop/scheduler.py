@@ -282,8 +282,12 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):
 
         """
         run = self._run
-        waiting = run is not None and type(timestep) is Tensor and not run.done
-        if not waiting or (timestep.data_ptr() - run.timetable.start) // run.timetable.width != run.entry:
+        if (
+            run is None
+            or run.done
+            or not isinstance(timestep, Tensor)
+            or (timestep.data_ptr() - run.timetable.start) // run.timetable.width != run.entry
+        ):
             run = self._run_at(timestep, sample, generator)
         state = run.advance(model_output, sample)
         clean = state if run.done and self._planned("step").ends_clean else None
