@@ -14,7 +14,7 @@ from . import errors, kernels, models, solvers
 from .errors import PushforwardError
 from .parallel import sample_parallel
 from .sample import make_plan, sample
-from .solvers import Executor, Plan, Trajectory, grid, optimise_grid, solve_ode, solver
+from .solvers import Executor, Plan, Trajectory, grid, optimise_grid, solve_ensemble, solve_ode, solver
 
 __version__ = "0.1.0"
 
@@ -31,6 +31,7 @@ __all__ = [
     "optimise_grid",
     "sample",
     "sample_parallel",
+    "solve_ensemble",
     "solve_ode",
     "solver",
     "solvers",

@@ -5,8 +5,9 @@ if (
 ):  # on sys.path by accident (a checkout as working directory): look like an unrelated, empty module
     __version__ = "0"
 else:
-    from . import adaptive, exponential, interop, ode, parallel, sde
+    from . import adaptive, ensemble, exponential, interop, ode, parallel, sde
     from .adaptive import Controller, Event, Solution, Status, solve_ode
+    from .ensemble import solve_ensemble
     from .executor import Executor, Request
     from .grids import (
         GRIDS,
@@ -70,6 +71,7 @@ else:
         "Trajectory",
         "Uniform",
         "adaptive",
+        "ensemble",
         "exponential",
         "grid",
         "interop",
@@ -79,6 +81,7 @@ else:
         "plan",
         "register",
         "sde",
+        "solve_ensemble",
         "solve_ode",
         "solver",
         "solvers",
