@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <stdexcept>
 #include <vector>
@@ -52,7 +53,7 @@ int64_t width_of(const EnsembleJob& job, int threads) {
 
 void solve_ensemble(int field, uintptr_t function, const std::vector<Row>& a, const Row& c, const Row& e,
                     const std::vector<Row>& dense, const Row& control, int64_t batch, int64_t dim, uintptr_t y0,
-                    uintptr_t params, int64_t parameters, bool shared, const Row& times, double rtol, const Row& atol,
+                    uintptr_t params, int64_t parameters, bool shared, const Row& times, double rtol, Row atol,
                     double first_step, double min_step, double max_step, int64_t max_steps, uintptr_t y,
                     uintptr_t final, uintptr_t reached, uintptr_t status, uintptr_t accepted, uintptr_t rejected) {
   EnsembleJob job{};
@@ -77,6 +78,8 @@ void solve_ensemble(int field, uintptr_t function, const std::vector<Row>& a, co
   job.times = times.data();
   job.count = int64_t(times.size());
   job.rtol = rtol;
+  // No error counts zero even where the tolerance is zero.
+  for (double& tolerance : atol) tolerance = std::max(tolerance, std::numeric_limits<double>::min());
   job.atol = atol.data();
   job.first_step = first_step;
   job.min_step = min_step;

@@ -43,7 +43,7 @@ struct EnsembleJob {
   const double* times;   // [count], strictly monotone
   int64_t count;
   double rtol;
-  const double* atol;    // [dim]
+  const double* atol;    // [dim], positive normal numbers
   double first_step;     // 0: chosen for each trajectory
   double min_step;       // 0: 16 units in the last place of the time
   double max_step;
@@ -57,11 +57,11 @@ struct EnsembleJob {
   int64_t* queue;  // the first trajectory that nobody has taken; threads add to it atomically
 };
 
-// Rows of `width` numbers that a thread needs: of each lane 14 numbers, its state, stages and parameters; and of each
+// Rows of `width` numbers that a thread needs: of each lane 15 numbers, its state, stages and parameters; and of each
 // trajectory that waits, its state, slope, parameters and step size.
 PF_HD int64_t ensemble_rows(const EnsembleJob& job) {
   const int64_t own = job.shared ? 0 : job.parameters;
-  return 14 + (job.pair.stages + 3) * job.dim + own + 2 * job.dim + own + 1;
+  return 15 + (job.pair.stages + 3) * job.dim + own + 2 * job.dim + own + 1;
 }
 
 // Integrate trajectories from the queue until it is empty. `scratch` has ensemble_rows(job) * width numbers, at a

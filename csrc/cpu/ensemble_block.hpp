@@ -20,13 +20,14 @@ constexpr double most_not_finite = 40;  // attempts in a row
 // Rows of a block, one number a lane.
 template <int S>
 struct Rows {
-  // Time, |h|, next time of output, log2 of the error norms of the last two accepted steps; and 0 after an accepted
-  // step, 1 after a rejected one, n + 1 after n in a row whose error was not finite.
-  double *t, *size, *due, *last, *earlier, *trouble;
-  int64_t *accepted, *rejected, *id, *index;
-  // Of the current attempt: h, times of a stage; lanes where something has to be done.
+  // Time, |h|, next time of output, log2 of the error norms of the last two accepted steps; the largest factor of the
+  // next step, 1 after a rejected one; how many attempts in a row gave an error that was not finite.
+  double *t, *size, *due, *last, *earlier, *bound, *not_finite;
+  int64_t *accepted, *since, *id, *index;  // since: the number of the block's attempt that was the lane's first
+  // Of the current attempt: h; times of a stage, and then mean squares of errors; whether it is accepted (-1), lanes
+  // where something has to be done.
   double *step, *clock;
-  int64_t* events;
+  int64_t *accept, *events;
   double *y, *params, *next, *point, *k[S];
 };
 
@@ -36,8 +37,8 @@ class Block {
   Block(const EnsembleJob& job, double* scratch)
       : job(job), d(job.dim), own(job.shared ? 0 : job.parameters), lanes(job.width), outputs(job.count > 2) {
     const double start = job.times[0], end = job.times[job.count - 1];
-    constants = {start,        end,          end > start ? 1.0 : -1.0, job.rtol,   job.min_step,
-                 job.max_step, 1.0 / double(d), job.max_steps,           job.control};
+    constants = {start, end, end > start ? 1.0 : -1.0, job.rtol, job.min_step, job.min_step > 0 ? 0.0 : 0x1p-48,
+                 job.max_step, 1.0 / double(d), job.max_steps, job.control};
     auto take = [&](int64_t rows) {
       double* begin = scratch;
       scratch += rows * job.width;
@@ -45,9 +46,9 @@ class Block {
     };
     auto integers = [&] { return reinterpret_cast<int64_t*>(take(1)); };
     Rows<S>& r = rows;
-    r.t = take(1), r.size = take(1), r.due = take(1), r.last = take(1), r.earlier = take(1), r.trouble = take(1);
-    r.accepted = integers(), r.rejected = integers(), r.id = integers(), r.index = integers();
-    r.step = take(1), r.clock = take(1), r.events = integers();
+    r.t = take(1), r.size = take(1), r.due = take(1), r.last = take(1), r.earlier = take(1), r.bound = take(1);
+    r.not_finite = take(1), r.accepted = integers(), r.since = integers(), r.id = integers(), r.index = integers();
+    r.step = take(1), r.clock = take(1), r.accept = integers(), r.events = integers();
     r.y = take(d), r.params = take(own), r.next = take(d), r.point = take(d);
     for (int j = 0; j < S; ++j) r.k[j] = take(d);
     waiting_y = take(d), waiting_k = take(d), waiting_params = take(own), waiting_size = take(1);
@@ -72,6 +73,8 @@ class Block {
   const bool outputs;  // at times between the first and the last
   Constants constants;
   Rows<S> rows;
+  int64_t attempt = 0;           // of the block
+  bool some_not_finite = false;  // there has been an error that was not finite
 
   // Trajectories that have been started together and wait for a lane.
   double *waiting_y, *waiting_k, *waiting_params, *waiting_size;
@@ -153,61 +156,67 @@ class Block {
   }
 
   // Mean square of the error over its tolerance; NaN where the new state is not finite.
-  PF_HD Doubles mean_square(const Rows<S>& r, const Doubles (&e)[S], const Constants& c, int64_t l, Doubles h) const {
+  PF_HD Doubles mean_square(const Rows<S>& r, const Doubles (&e)[S], const Constants& c, int64_t l) const {
     Doubles sum{};
+    const Doubles h = load_doubles(r.step + l);
     for (int64_t i = 0; i < d; ++i) {
       const int64_t at = i * lanes + l;
       Doubles estimate = load_doubles(r.k[0] + at) * e[0];
       for (int j = 1; j < S; ++j) estimate = fused(e[j], load_doubles(r.k[j] + at), estimate);
-      const Doubles now = load_doubles(r.next + at);
-      const Doubles magnitude = larger_of(absolute(load_doubles(r.y + at)), absolute(now));
+      const Doubles magnitude = larger_of(absolute(load_doubles(r.y + at)), absolute(load_doubles(r.next + at)));
       const Doubles tolerance = fused(c.rtol, magnitude, Doubles{} + job.atol[i]);
-      const Doubles scale = reciprocal(larger_of(tolerance, Doubles{} + smallest_normal));
-      const Doubles ratio = fused(h * estimate, scale, now - now);
+      const Doubles ratio = h * estimate * rough_reciprocal(tolerance);
       sum = fused(ratio, ratio, sum);
     }
     return sum * c.mean;
   }
 
   // Accept or reject, choose the next step size; lanes where something has to be done come out as bits.
-  PF_HD unsigned judge(const Rows<S>& r, const Doubles (&e)[S], const Constants& c, int64_t l, Longs& accept) const {
-    const Doubles h = load_doubles(r.step + l), taken = absolute(h), one = Doubles{} + 1.0;
-    const Doubles before = load_doubles(r.last + l), long_before = load_doubles(r.earlier + l);
-    const Doubles square = mean_square(r, e, c, l, h), trouble_before = load_doubles(r.trouble + l);
+  PF_HD unsigned judge(const Rows<S>& r, const Constants& c, int64_t l, Longs& accept) {
+    const Doubles h = load_doubles(r.step + l), taken = absolute(h), before = load_doubles(r.last + l);
+    const Doubles square = load_doubles(r.clock + l);
     accept = square <= 1.0;
-    const Longs finite = square < endless;
     const Doubles clipped = larger_of(square < 1e20 ? square : Doubles{} + 1e20, Doubles{} + least_norm * least_norm);
     const Doubles norm = rough_log2(clipped) * 0.5;
     Doubles power = norm * -c.control.exponent[0];
     power = fused(-c.control.exponent[1], before, power);
-    power = fused(-c.control.exponent[2], long_before, power);
+    if (c.control.exponent[2] != 0) {
+      const Doubles long_before = load_doubles(r.earlier + l);
+      power = fused(-c.control.exponent[2], long_before, power);
+      store_doubles(r.earlier + l, accept ? before : long_before);
+    }
     power = accept ? power : norm * (-1.0 / c.control.order);
     const Doubles shifted = smaller_of(power - c.control.headroom, Doubles{});
     Doubles factor = larger_of(rough_exp2(shifted) * c.control.largest, Doubles{} + c.control.smallest);
-    const Doubles bound = trouble_before > 0.0 ? one : Doubles{} + c.control.largest;
-    factor = smaller_of(factor, accept ? bound : Doubles{} + c.control.safety);
-    factor = finite ? factor : Doubles{} + 0.5;
+    factor = smaller_of(factor, accept ? load_doubles(r.bound + l) : Doubles{} + c.control.safety);
 
+    Longs stuck{};
+    const Longs finite = square < endless;
+    const unsigned all = (1u << double_lanes) - 1;
+    if (__builtin_expect(bits_of(finite) != all || some_not_finite, 0)) {
+      const Doubles times = finite ? Doubles{} : load_doubles(r.not_finite + l) + 1.0;
+      store_doubles(r.not_finite + l, times);
+      factor = finite ? factor : Doubles{} + 0.5;
+      stuck = times >= most_not_finite;
+      some_not_finite = true;
+    }
     const Doubles wanted = taken * factor, old = load_doubles(r.t + l);
-    const Doubles trouble_now = accept ? Doubles{} : finite ? one : larger_of(trouble_before, one) + 1.0;
-    const Longs yes = load<Longs>(r.accepted + l) - accept, no = load<Longs>(r.rejected + l) - ~accept;
     store_doubles(r.size + l, wanted);
-    store_doubles(r.trouble + l, trouble_now);
-    store_doubles(r.earlier + l, accept ? before : long_before);
+    store_doubles(r.bound + l, accept ? Doubles{} + c.control.largest : Doubles{} + 1.0);
     store_doubles(r.last + l, accept ? norm : before);
-    store(r.accepted + l, yes);
-    store(r.rejected + l, no);
+    store(r.accepted + l, load<Longs>(r.accepted + l) - accept);
 
     const Longs arrived = (c.end - old) * c.direction <= taken;
     const Longs passed = (old + h - load_doubles(r.due + l)) * c.direction >= 0.0;
-    const Longs stuck = (wanted < least_step(c, old)) | (trouble_now > most_not_finite);
-    return bits_of((accept & (arrived | passed)) | (~accept & stuck) | (yes + no >= c.max_steps));
+    const Longs spent = load<Longs>(r.since + l) <= attempt - c.max_steps;
+    stuck |= wanted < least_step(c, old);
+    return bits_of((accept & (arrived | passed)) | (~accept & stuck) | spent);
   }
 
   // Below this a step is not tried again.
   PF_HD static Doubles least_step(const Constants& c, Doubles now) {
     const Doubles power_of_two = (Doubles)((Longs)now & int64_t(0x7FF0000000000000));
-    return c.min_step > 0 ? Doubles{} + c.min_step : power_of_two * 0x1p-48;
+    return larger_of(power_of_two * c.least_share, Doubles{} + c.min_step);
   }
 
   // Move the lanes that were accepted to their new states.
@@ -235,25 +244,26 @@ class Block {
       store_doubles(r.step + l, (left <= wanted * stretch ? rest : wanted) * c.direction);
     }
     stages();
+    ++attempt;
+    // Three short loops rather than a long one: more vectors are on their way at a time.
+    for (int64_t l = 0; l < lanes; l += double_lanes) store_doubles(r.clock + l, mean_square(r, e, c, l));
     int64_t found = 0;
     for (int64_t l = 0; l < lanes; l += double_lanes) {
       Longs accept;
-      unsigned set = judge(r, e, c, l, accept);
+      unsigned set = judge(r, c, l, accept);
+      store(r.accept + l, accept);
       if (__builtin_expect(set != 0, 0)) {
         if (l + double_lanes > live) set &= l < live ? (1u << (live - l)) - 1 : 0;
         for (; set; set &= set - 1) {
           const int lane = __builtin_ctz(set);
           if (outputs && accept[lane]) write_outputs(l + lane);
-          r.events[found++] = (l + lane) * 2 - accept[lane];
+          r.events[found++] = l + lane;
         }
       }
-      commit(r, c, l, accept);
     }
+    for (int64_t l = 0; l < lanes; l += double_lanes) commit(r, c, l, load<Longs>(r.accept + l));
     // From the last to the first: a lane that ends and has no successor is filled with the last lane.
-    while (found > 0) {
-      const int64_t event = r.events[--found];
-      look_after(event / 2, event % 2);
-    }
+    while (found > 0) look_after(r.events[--found]);
   }
 
   // --- output --------------------------------------------------------------------------------------------------------
@@ -283,18 +293,18 @@ class Block {
     rows.due[l] = rows.index[l] < job.count - 1 ? job.times[rows.index[l]] : direction * endless;
   }
 
-  void look_after(int64_t l, bool accept) {
+  void look_after(int64_t l) {
     EnsembleStatus status = EnsembleStatus::success;
     const double least = least_step(constants, Doubles{} + rows.t[l])[0];
-    if (!accept && (rows.trouble[l] > most_not_finite || rows.size[l] < least)) {
-      status = rows.trouble[l] > 1 ? EnsembleStatus::not_finite : EnsembleStatus::step_too_small;
+    if (!rows.accept[l] && (rows.not_finite[l] >= most_not_finite || rows.size[l] < least)) {
+      status = rows.not_finite[l] > 0 ? EnsembleStatus::not_finite : EnsembleStatus::step_too_small;
     } else if (rows.t[l] != constants.end) {
-      if (rows.accepted[l] + rows.rejected[l] < job.max_steps) return;  // only an output
+      if (attempt - rows.since[l] < job.max_steps) return;  // only an output
       status = EnsembleStatus::too_many_steps;
     }
     double* to = job.final + rows.id[l] * d;
     for (int64_t i = 0; i < d; ++i) to[i] = rows.y[i * lanes + l];
-    finish(rows.id[l], status, rows.t[l], rows.accepted[l], rows.rejected[l], rows.index[l]);
+    finish(rows.id[l], status, rows.t[l], rows.accepted[l], attempt - rows.since[l] - rows.accepted[l], rows.index[l]);
     if (take_into(l)) return;
     --live;
     if (l < live) copy_lane(live, l);
@@ -316,8 +326,9 @@ class Block {
   // --- who is in which lane ------------------------------------------------------------------------------------------
 
   void copy_lane(int64_t from, int64_t to) {
-    for (double* row : {rows.t, rows.size, rows.due, rows.last, rows.earlier, rows.trouble}) row[to] = row[from];
-    for (int64_t* row : {rows.accepted, rows.rejected, rows.id, rows.index}) row[to] = row[from];
+    const Rows<S>& r = rows;
+    for (double* row : {r.t, r.size, r.due, r.last, r.earlier, r.bound, r.not_finite}) row[to] = row[from];
+    for (int64_t* row : {r.accepted, r.since, r.id, r.index}) row[to] = row[from];
     for (int64_t i = 0; i < d; ++i) {
       rows.y[i * lanes + to] = rows.y[i * lanes + from];
       rows.k[0][i * lanes + to] = rows.k[0][i * lanes + from];
@@ -355,8 +366,10 @@ class Block {
       rows.t[l] = constants.start;
       rows.size[l] = waiting_size[from];
       rows.due[l] = outputs ? job.times[1] : constants.direction * endless;
-      rows.last[l] = rows.earlier[l] = rows.trouble[l] = 0;
-      rows.accepted[l] = rows.rejected[l] = 0;
+      rows.last[l] = rows.earlier[l] = rows.not_finite[l] = 0;
+      rows.bound[l] = constants.control.largest;
+      rows.accepted[l] = 0;
+      rows.since[l] = attempt;
       rows.id[l] = trajectory;
       rows.index[l] = 1;
       for (int64_t i = 0; i < d; ++i) {

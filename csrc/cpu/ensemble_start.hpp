@@ -10,11 +10,12 @@
 namespace pushforward::PF_ISA {
 
 constexpr double endless = std::numeric_limits<double>::infinity();
-constexpr double smallest_normal = std::numeric_limits<double>::min();
 
 // What every step needs, copied to where no store through a pointer can change it.
 struct Constants {
-  double start, end, direction, rtol, min_step, max_step, mean;
+  double start, end, direction, rtol;
+  double min_step, least_share;  // the least step, and its share of the power of two below the time
+  double max_step, mean;
   int64_t max_steps;
   StepControl control;
 };
@@ -26,11 +27,6 @@ struct StartRows {
   double *size, *clock, *point, *slope, *rate;
 };
 
-// The tolerance of component i in a state, for the vector at `at`.
-PF_HD Doubles tolerance_of(const EnsembleJob& job, int64_t i, Doubles magnitude) {
-  return larger_of(fused(job.rtol, magnitude, Doubles{} + job.atol[i]), Doubles{} + smallest_normal);
-}
-
 // Hairer, Norsett and Wanner 1993, II.4, for each trajectory; the probe stays within the interval. slopes(states, out)
 // evaluates the right-hand side at the times in r.clock.
 template <class Slopes>
@@ -40,7 +36,8 @@ void first_steps(const EnsembleJob& job, const Constants& c, int64_t columns, co
     Doubles d0{}, d1{};
     for (int64_t i = 0; i < job.dim; ++i) {
       const Doubles y = load_doubles(r.y + i * columns + l), k = load_doubles(r.k + i * columns + l);
-      const Doubles tolerance = tolerance_of(job, i, absolute(y)), r0 = y / tolerance, r1 = k / tolerance;
+      const Doubles tolerance = fused(job.rtol, absolute(y), Doubles{} + job.atol[i]), r0 = y / tolerance,
+                    r1 = k / tolerance;
       d0 = fused(r0, r0, d0);
       d1 = fused(r1, r1, d1);
     }
@@ -62,7 +59,7 @@ void first_steps(const EnsembleJob& job, const Constants& c, int64_t columns, co
     Doubles d2{};
     for (int64_t i = 0; i < job.dim; ++i) {
       const int64_t at = i * columns + l;
-      const Doubles tolerance = tolerance_of(job, i, absolute(load_doubles(r.y + at)));
+      const Doubles tolerance = fused(job.rtol, absolute(load_doubles(r.y + at)), Doubles{} + job.atol[i]);
       const Doubles ratio = (load_doubles(r.slope + at) - load_doubles(r.k + at)) / tolerance;
       d2 = fused(ratio, ratio, d2);
     }
