@@ -56,7 +56,7 @@ class NumbaFunction(RightHandSide):
         try:
             import numba
         except ImportError as error:
-            hint = "pip install numba; or pass a compiled function, see NativeFunction"
+            hint = "pip install 'pushforward[numba]'; or pass a compiled function, see NativeFunction"
             raise MissingDependencyError("numba", hint=hint) from error
         from numba import carray, types
 

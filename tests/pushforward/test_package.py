@@ -44,7 +44,7 @@ def test_a_checkout_on_the_path_breaks_nobody() -> None:
 
 
 def test_importing_needs_no_optional_package(tmp_path: Path) -> None:
-    optional = ["diffusers", "torchdiffeq", "triton", "matplotlib", "mlxtend", "sklearn", "transformers"]
+    optional = ["diffusers", "torchdiffeq", "triton", "numba", "matplotlib", "mlxtend", "sklearn", "transformers"]
     code = f"import pushforward, sys; print([m for m in {optional} if m in sys.modules])"
     loaded = python(code, tmp_path).stdout
     torch_alone = python(f"import torch, sys; print([m for m in {optional} if m in sys.modules])", tmp_path).stdout
