@@ -19,6 +19,7 @@ namespace {
 
 using Row = std::vector<double>;
 constexpr int64_t most_lanes = 128;
+constexpr int64_t worth_a_thread = 512;  // components: 0.2 ms of Van der Pol's oscillator
 constexpr int64_t cached = 40 * 1024;  // bytes of a block that should stay in the first cache
 
 template <class T>
@@ -92,8 +93,8 @@ void solve_ensemble(int field, uintptr_t function, const std::vector<Row>& a, co
   job.accepted = at<int64_t>(accepted);
   job.rejected = at<int64_t>(rejected);
 
-  const int threads = int(std::max<int64_t>(
-      1, std::min<int64_t>(torch_threads(), (batch + lane_group - 1) / lane_group)));
+  const int64_t shares = std::min((batch + lane_group - 1) / lane_group, batch * dim / worth_a_thread);
+  const int threads = int(std::max<int64_t>(1, std::min<int64_t>(torch_threads(), shares)));
   job.width = width_of(job, threads);
   int64_t queue = 0;
   job.queue = &queue;

@@ -99,7 +99,10 @@ def test_as_many_evaluations_as_scipy(problem) -> None:
 @pytest.mark.parametrize("method", OURS)
 @pytest.mark.parametrize("controller", CONTROLLERS)
 def test_the_same_steps_as_solve_ode(method, controller) -> None:
-    """Step sizes agree to 1e-8, from approximated powers; so states agree to some 1e-8 of the error, 1e-5."""
+    """Step sizes agree to 1e-8, from approximated powers, times to 1e-7, and the error, some 1e-5, to 1e-5 of itself.
+
+    Anything else in which they differed would show: states would differ by as much as the error.
+    """
     y0 = starts(4, 2)
     options = {"method": method, "controller": controller, "rtol": 1e-5, "atol": 1e-6}
     times = [0.0, 0.7, 3.0]
@@ -108,7 +111,7 @@ def test_the_same_steps_as_solve_ode(method, controller) -> None:
     assert (ours.accepted == slope.accepted).all()
     assert (ours.rejected == slope.rejected).all()
     assert (ours.nfe == slope.nfe).all()
-    torch.testing.assert_close(ours.x, slope.x, rtol=0, atol=1e-11)
+    torch.testing.assert_close(ours.x, slope.x, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("options", [{"first_step": 0.01}, {"max_step": 0.05}, {"first_step": 0.3, "max_step": 0.25}])
@@ -118,7 +121,7 @@ def test_bounds_of_steps_are_those_of_solve_ode(options) -> None:
     slope = pf.solve_ode(lambda x, t: van_der_pol(x), y0, [0.0, 2.0], rtol=1e-6, atol=1e-6, **options)
     assert (ours.accepted == slope.accepted).all()
     assert (ours.nfe == slope.nfe).all()
-    torch.testing.assert_close(ours.final, slope.final, rtol=0, atol=1e-11)
+    torch.testing.assert_close(ours.final, slope.final, rtol=0, atol=1e-10)
 
 
 def test_outputs_in_between_change_no_step_and_are_of_order_four() -> None:

@@ -145,7 +145,7 @@ def test_numba_says_what_it_cannot_compile() -> None:
 
 def test_numba_is_asked_for_when_it_is_missing(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "numba", None)
-    with pytest.raises(MissingDependencyError, match="pip install 'pushforward.numba"):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'pushforward\[numba"):
         pf.solve_ensemble(numba_rhs(lorenz), starts(2, 3), [0.0, 1.0], params=torch.ones(3, dtype=torch.float64))
 
 
