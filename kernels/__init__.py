@@ -13,6 +13,8 @@ else:
     from . import native as native
     from . import reference as reference
     from .combine import OpenCombine as OpenCombine
+    from .brownian import BrownianIncrements as BrownianIncrements
+    from .brownian import brownian as brownian
     from .combine import PreparedCombine as PreparedCombine
     from .combine import RegisterStep as RegisterStep
     from .combine import combination as combination
@@ -29,6 +31,7 @@ else:
     from .mosaic import GridSamples as GridSamples
     from .mosaic import grid_sample3d_sum as grid_sample3d_sum
     from .noise import PURPOSE_ACCEPTANCE as PURPOSE_ACCEPTANCE
+    from .noise import PURPOSE_BROWNIAN as PURPOSE_BROWNIAN
     from .noise import PURPOSE_CATEGORICAL as PURPOSE_CATEGORICAL
     from .noise import PURPOSE_DIFFUSION as PURPOSE_DIFFUSION
     from .noise import PURPOSE_INITIAL as PURPOSE_INITIAL

@@ -19,6 +19,7 @@ PURPOSE_NEIGHBOUR = 4  #: directions of a search over noise
 PURPOSE_CATEGORICAL = 5  #: categorical choices
 PURPOSE_ACCEPTANCE = 6  #: accept or reject decisions
 PURPOSE_USER = 7  #: free for the caller
+PURPOSE_BROWNIAN = 8  #: nodes of a Brownian path
 
 MAX_ELEMENTS = 2**34  #: elements of one sample that a 32-bit counter of four-element blocks can number
 
