@@ -1,4 +1,4 @@
-"""`brownian`: increments of a Brownian path between any times, and its space-time areas, from a key instead of memory."""
+"""`brownian`: increments and space-time areas of a Brownian path between any times, from a key instead of memory."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def brownian(
     .. math:: W_{s,t} = W_t - W_s, \qquad
         H_{s,t} = \frac1{t-s} \int_s^t \Big( W_{s,r} - \frac{r-s}{t-s} W_{s,t} \Big) dr
 
-    Given the times, W is normal of variance t - s and H normal of variance (t - s) / 12, independent of W and of all that
-    belongs to other intervals. Nothing is stored: a path is defined by halving the interval ``levels`` times, with the
-    law of both halves given the whole and normals keyed by (seed, sample, node, element), and once more, at the time
-    itself, within the last one. So what comes out for two times does not depend on other times, samples or calls.
+    W is normal of variance t - s and H normal of variance (t - s) / 12, independent of W and of all that belongs to
+    other intervals. Nothing is stored: a path is defined by halving the interval ``levels`` times, with the law of both
+    halves given the whole and normals keyed by (seed, sample, node, element), and by one more cut within the last
+    interval, at the time itself. So what comes out for two times does not depend on other times, samples or calls.
 
     Increments are whole multiples of a quantum of about ``2**-46 sqrt(span)`` and their sums are formed exactly: in
-    float64, :math:`W_{s,t} + W_{t,u}` is :math:`W_{s,u}` to the last bit. float32 rounds each of them once. All backends
-    return the same bits.
+    float64, :math:`W_{s,t} + W_{t,u}` is :math:`W_{s,u}` to the last bit. float32 rounds each of them once. All
+    backends return the same bits.
 
     Two times within one of the ``2**levels`` smallest intervals are joined by a smooth curve, not by a Brownian path:
     choose levels so that all steps are longer. The path itself changes where ``span`` or ``area`` do, and in details
@@ -89,7 +89,11 @@ def brownian(
         >>> torch.equal(w[0] + w[1], whole[0])
         True
     """
-    shape, noise, device = tuple(shape), Noise(seed, Draw(PURPOSE_BROWNIAN, 0, 0, stream), samples), torch.device(device)
+    shape, noise, device = (
+        tuple(shape),
+        Noise(seed, Draw(PURPOSE_BROWNIAN, 0, 0, stream), samples),
+        torch.device(device),
+    )
     _check(shape, times, noise, span, levels, dtype)
     tree = (float(span), int(levels), bool(area))
     if operators.tracing():
@@ -232,7 +236,7 @@ class _Tree:
         return results
 
     def joined(self, step: Step, running: tuple[Tensor, Tensor], piece: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Two pieces that follow each other; ``H = f H_1 + r H_2 + (r W_1 - f W_2) / 2`` for shares f, r of the length."""
+        """Two pieces that follow each other: ``H = f H_1 + r H_2 + (r W_1 - f W_2) / 2``, with their shares f, r."""
         if step.first == 0:
             return piece
         (w1, h1), (w2, h2) = running, piece
@@ -259,7 +263,7 @@ _operator = operators.operator(
 
 catalogue.describe(
     "brownian",
-    formula="W_t - W_s and mean_r of (W_r - chord), of a path keyed by (seed, samples[b], node, e), for any times s < t",
+    formula="W_t - W_s and mean_r(W_r - chord) of a path keyed by (seed, samples[b], node, e), for any times s < t",
     moved="n s written, twice with areas; nothing is read",
     benchmark="brownian.py",
     rows=("brownian 1x4x64x64 fixed grid", "brownian 16x4x64x64 own times"),

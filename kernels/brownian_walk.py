@@ -38,8 +38,8 @@ def cut_at(theta: float, root: float, area: bool) -> Cut:
     With :math:`\phi = 1 - \theta` and :math:`\delta^2 = \theta^3 + \phi^3`, given W and H of a piece of length l, the
     increment of its left part is :math:`\theta W + 6 \theta \phi H + \delta \sqrt{\theta \phi l}\, z`, its area
     :math:`\theta^2 H + \sqrt{\theta \phi l}\, (-\theta^2 z + \phi n / \sqrt 3) / (2 \delta)`, that of the right part
-    :math:`\phi^2 H - \sqrt{\theta \phi l}\, (\phi^2 z + \theta n / \sqrt 3) / (2 \delta)`. Given W alone, the increment is
-    :math:`\theta W + \sqrt{\theta \phi l}\, z`.
+    :math:`\phi^2 H - \sqrt{\theta \phi l}\, (\phi^2 z + \theta n / \sqrt 3) / (2 \delta)`. Given W alone, the
+    increment is :math:`\theta W + \sqrt{\theta \phi l}\, z`.
 
     Source: Foster, Lyons & Oberhauser 2020, SIAM J. Numer. Anal. 58(3), for the middle; Jelincic, Foster & Kidger
         2024, arXiv:2405.06464, for any point.
@@ -67,8 +67,8 @@ class Step(NamedTuple):
 
     ``walk`` is "cut" (replace the top by its two parts), "drop" (forget the top), "take" (append it to the running
     increment, of which ``first`` and ``rest`` are the shares of the length), "copy" (make the part of the top up to
-    the cut, and append it less the part that was copied before, of which ``before`` is the share) or "emit" (the running
-    increment is the next result).
+    the cut, and append it less the part that was copied before, of which ``before`` is the share) or "emit" (the
+    running increment is the next result).
     """
 
     walk: str

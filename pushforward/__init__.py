@@ -14,11 +14,24 @@ from . import errors, kernels, models, solvers
 from .errors import PushforwardError
 from .parallel import sample_parallel
 from .sample import make_plan, sample
-from .solvers import Executor, Plan, Trajectory, grid, optimise_grid, solve_ensemble, solve_ode, solver
+from .solvers import (
+    BrownianTree,
+    Executor,
+    Plan,
+    Trajectory,
+    grid,
+    optimise_grid,
+    solve_ensemble,
+    solve_ode,
+    solve_sde,
+    solver,
+)
+from .solvers.interop.torchsde import sdeint
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BrownianTree",
     "Executor",
     "Plan",
     "PushforwardError",
@@ -31,8 +44,10 @@ __all__ = [
     "optimise_grid",
     "sample",
     "sample_parallel",
+    "sdeint",
     "solve_ensemble",
     "solve_ode",
+    "solve_sde",
     "solver",
     "solvers",
 ]

@@ -5,8 +5,9 @@ if (
 ):  # on sys.path by accident (a checkout as working directory): look like an unrelated, empty module
     __version__ = "0"
 else:
-    from . import adaptive, ensemble, exponential, interop, ode, parallel, sde
+    from . import adaptive, brownian, ensemble, exponential, interop, ode, parallel, sde
     from .adaptive import Controller, Event, Solution, Status, solve_ode
+    from .brownian import BrownianTree, solve_sde
     from .ensemble import solve_ensemble
     from .executor import Executor, Request
     from .grids import (
@@ -41,6 +42,7 @@ else:
         "AlignYourSteps",
         "Arctan",
         "Beta",
+        "BrownianTree",
         "Controller",
         "Cosine",
         "Cost",
@@ -71,6 +73,7 @@ else:
         "Trajectory",
         "Uniform",
         "adaptive",
+        "brownian",
         "ensemble",
         "exponential",
         "grid",
@@ -83,6 +86,7 @@ else:
         "sde",
         "solve_ensemble",
         "solve_ode",
+        "solve_sde",
         "solver",
         "solvers",
     ]

@@ -4,6 +4,10 @@
 namespace pushforward {
 namespace {
 
+Cut cut_of(const BrownianJob& job, int level, double theta) {
+  return PF_ISA::cut_at(theta, __builtin_sqrt(job.span / double(uint64_t(1) << level)), job.area);
+}
+
 struct Writer {
   const BrownianJob& job;
   WalkProgram& program;
@@ -23,9 +27,8 @@ struct Writer {
     }
   }
   WalkStep& add(Walk walk) {
-    program.push_back({});
-    program.back().walk = walk;
-    return program.back();
+    program.steps.push_back({walk, false, 0, 0, 0, 1, 0, 1});
+    return program.steps.back();
   }
   void shares(WalkStep& step, double piece) {
     const double sum = length + piece;
@@ -40,12 +43,15 @@ struct Writer {
       shares(add(Walk::take), piece);
     }
   }
-  void cut(uint32_t node, int level, double theta) {
+  void cut(uint32_t node, int32_t place) {
     WalkStep& step = add(Walk::cut);
     step.node = node;
-    step.cut = PF_ISA::cut_at(theta, root(level), job.area);
+    step.cut = place;
   }
-  double root(int level) const { return __builtin_sqrt(job.span / double(uint64_t(1) << level)); }
+  int32_t leaf_cut(double theta) {
+    program.cuts.push_back(cut_of(job, job.levels, theta));
+    return int32_t(program.cuts.size()) - 1;
+  }
 
   void visit(int level, uint32_t index, double low, double high) {
     if (done()) return;
@@ -56,7 +62,7 @@ struct Writer {
     }
     if (level == job.levels) return leaf(node, low, high);
     const double middle = low + (high - low) * 0.5;
-    cut(node, level, 0.5);
+    cut(node, level);
     visit(level + 1, 2 * index, low, middle);
     visit(level + 1, 2 * index + 1, middle, high);
   }
@@ -70,9 +76,8 @@ struct Writer {
       theta = position() - low;
       WalkStep& step = add(Walk::copy);
       step.node = node;
-      step.cut = PF_ISA::cut_at(theta, root(job.levels), job.area);
+      step.cut = leaf_cut(theta);
       step.dropped = next == 0;
-      step.begins = before == 0;
       step.before = before / theta;
       step.within = 1 - step.before;
       if (!step.dropped) shares(step, theta - before);
@@ -80,7 +85,7 @@ struct Writer {
       reach(low + theta);
     }
     if (!alone && done()) return;
-    cut(node, job.levels, theta);
+    cut(node, leaf_cut(theta));
     if (alone) {
       pass(theta);
       reach(low + theta);
@@ -96,7 +101,12 @@ struct Writer {
 }  // namespace
 
 void write_program(const BrownianJob& job, int64_t row, WalkProgram& program) {
-  program.clear();
+  program.steps.clear();
+  program.cuts.resize(size_t(job.levels));
+  for (int level = 0; level < job.levels && program.levels != job.levels; ++level) {
+    program.cuts[size_t(level)] = cut_of(job, level, 0.5);
+  }
+  program.levels = job.levels;
   const double scale = double(uint64_t(1) << job.levels);
   Writer writer{job, program, job.time + (job.shared ? 0 : row), job.shared ? 1 : job.rows, 0, scale, 0};
   writer.reach(0);

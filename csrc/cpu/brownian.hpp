@@ -21,15 +21,18 @@ enum class Walk : int {
 
 struct WalkStep {
   Walk walk;
-  bool dropped;        // copy
-  bool begins;         // copy: nothing of the piece comes before
-  uint32_t node;       // cut, copy: number of the node, 2^level + index
-  double first, rest;  // take, copy: shares of the running increment and of what is appended; 0, 1 if it is empty
-  double before, within;  // copy: shares of what comes before and of the part, in the piece up to theta
-  Cut cut;
+  bool dropped;           // copy
+  uint32_t node;          // cut, copy: number of the node, 2^level + index
+  int32_t cut;            // cut, copy: place among the program's cuts
+  double first, rest;     // take, copy: shares of the running increment and of what is appended; 0, 1 if it is empty
+  double before, within;  // copy: shares of what comes before and of the part, in the piece up to theta; 0, 1 if none
 };
 
-using WalkProgram = std::vector<WalkStep>;
+struct WalkProgram {
+  std::vector<WalkStep> steps;
+  std::vector<Cut> cuts;  // first those of the middles, one a level, which all programs of a job share
+  int levels = -1;        // how many of them there are
+};
 
 struct BrownianJob {
   Dtype dtype;  // float32 or float64

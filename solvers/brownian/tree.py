@@ -1,4 +1,4 @@
-"""`BrownianTree`: a Brownian path for each sample, defined on an interval of time and computed where it is asked for."""
+"""`BrownianTree`: a Brownian path for each sample, defined on an interval and computed where it is asked for."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ class Increment(NamedTuple):
 class BrownianTree:
     r"""A virtual Brownian tree: any interval, in any order, bit for bit the same whenever it is asked for.
 
-    .. math:: W_{s,u} = W_u - W_s \sim N(0, u - s), \qquad
-        H_{s,u} = \frac1{u-s} \int_s^u \Big( W_{s,r} - \frac{r-s}{u-s} W_{s,u} \Big) dr \sim N\Big(0, \frac{u-s}{12}\Big)
+    .. math:: W_{s,u} = W_u - W_s \sim N(0, u - s), \qquad H_{s,u} =
+        \frac1{u-s} \int_s^u \Big( W_{s,r} - \frac{r-s}{u-s} W_{s,u} \Big) dr \sim N\Big(0, \frac{u-s}{12}\Big)
 
-    Sample i has the path of its id whatever the batch, the device and the backend; see :func:`pushforward.kernels.brownian`,
-    which computes it. In float64 increments are multiples of one small number, so that
+    Sample i has the path of its id whatever the batch, the device and the backend; the operation is
+    :func:`pushforward.kernels.brownian`. In float64 increments are multiples of one small number, so that
     ``W(s, u) + W(u, v) == W(s, v)`` exactly; in other dtypes each of them is that number, rounded once. Areas obey
     :math:`h H = h_1 H_1 + h_2 H_2 + (h_2 W_1 - h_1 W_2) / 2` to rounding.
 
     Args:
         shape: [B, *D], of the state.
-        t0, t1: Ends of the interval, in either order. Times outside are an error, but for 1e-6 of the interval's length,
-            by which schedules miss their ends: there the path stands still.
+        t0, t1: Ends of the interval, in either order. Times outside are an error, but for 1e-6 of the interval's
+            length, by which schedules miss their ends: there the path stands still.
         seed, samples: Key of the noise, as in :func:`pushforward.sample`.
         tolerance: Length of the tree's smallest interval; two times within one are joined by a smooth curve instead of
             a Brownian path. So at most the shortest step; halving it costs one more pair of normals a query.
@@ -105,7 +105,8 @@ class BrownianTree:
         self.area, self.stream, self.dtype, self.device = area, stream, dtype, torch.device(device)
 
     def __repr__(self) -> str:
-        return f"BrownianTree({list(self.shape)}, {self.low:g}, {self.low + self.span:g}, seed={self.seed}, levels={self.levels})"
+        ends = f"{self.low:g}, {self.low + self.span:g}"
+        return f"BrownianTree({list(self.shape)}, {ends}, seed={self.seed}, levels={self.levels})"
 
     def rows(self, index: Tensor) -> BrownianTree:
         """The paths of some rows of the batch, in that order: for what is left when other samples have finished.

@@ -28,6 +28,12 @@ def combined(x, v):
     return kernels.combine([x, v], [[0.3, -0.7], [1.1, 0.2]], noise=noise, scale=[[0.1, 0.0], [0.5, -0.2]])
 
 
+def bridged(x):
+    times = torch.tensor([0.0, 0.3, 0.5, 1.0], dtype=torch.float64)
+    w, h = kernels.brownian(x.shape, times, seed=5, levels=3, dtype=x.dtype, device=x.device)
+    return [x + w[0], x + w[1] + w[2], x + h[1]]
+
+
 def stepped(x, *stages):
     step = kernels.rk_step(
         x, stages, 0.25, [0.5, 0.0, 0.5], [[1.0, -1.0, 0.5]], rtol=1e-2, atol=0.1, dense=[[1.0, 2.0, 0.0]]
@@ -51,6 +57,7 @@ def cases(sizes, dtype=torch.float64):
         "combine": (combined, [x, y], []),
         "normal": (lambda x: [x + kernels.normal(x.shape, **KEY, dtype=dtype, device=x.device)], [x], []),
         "uniform": (lambda x: [x + kernels.uniform(x.shape, **KEY, dtype=dtype, device=x.device)], [x], []),
+        "brownian": (bridged, [x], []),
         "rk_step": (stepped, [x, y, z, w], []),
         "gram": (lambda *x: list(kernels.gram(x)), [x, y], []),
         "resample": (lambda x: list(kernels.resample(x, **KEY)), [x[0]], []),

@@ -1,6 +1,7 @@
 // Walks chunks of rows through their programs, with the pieces of the path in the first-level cache.
 #include "../brownian.hpp"
 
+#include "../doubles.hpp"
 #include "../random.hpp"
 
 namespace pushforward::PF_ISA {
@@ -17,7 +18,7 @@ struct Piece {
 // blocks of four: so lanes run over nodes too.
 struct NodeNormals {
   static constexpr int64_t most_blocks = 2 * chunk / 4 * 8;
-  alignas(64) float buffer[4 * (most_blocks + lanes)];
+  alignas(64) float buffer[4 * (most_blocks + 2 * lanes)];  // vectors read beyond their blocks
   const WalkProgram* program;
   Stream<uint32_t> streams[2];
   uint32_t attempt, first_block;
@@ -48,8 +49,8 @@ struct NodeNormals {
       root = false;
       return true;
     }
-    for (; from < int64_t(program->size()); ++from) {
-      const WalkStep& step = (*program)[size_t(from)];
+    for (; from < int64_t(program->steps.size()); ++from) {
+      const WalkStep& step = program->steps[size_t(from)];
       if (step.walk == Walk::cut || step.walk == Walk::copy) {
         node = step.node;
         ++from;
@@ -109,112 +110,145 @@ struct NodeNormals {
   }
 };
 
+// All of a piece's arithmetic is done by whole vectors; what lies behind the last element is computed and never stored.
+template <class Step>
+PF_HD void vectors(int64_t count, Step step) {
+  for (int64_t i = 0; i < count; i += double_lanes) step(i);
+}
+
 template <class Number>
 void put(Number* to, const double* from, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) to[i] = Number(from[i]);
+  int64_t i = 0;
+  for (; i + double_lanes <= count; i += double_lanes) store_doubles(to + i, load_doubles(from + i));
+  for (; i < count; ++i) to[i] = Number(from[i]);
 }
 
 template <bool area>
 struct Walker {
   const BrownianJob& job;
+  const double shift;
   Piece stack[most_levels + 2], running, part, before;
   NodeNormals normals;
 
-  explicit Walker(const BrownianJob& job) : job(job) {}
+  explicit Walker(const BrownianJob& job) : job(job), shift(job.shift) {}
 
-  void append(const WalkStep& step, int64_t padded, const Piece& piece) {
-    if (step.first == 0) return copy_piece(padded, piece, running);
-    for (int64_t i = 0; i < padded; ++i) {
+  void append(double first, double rest, int64_t count, const Piece& piece) {
+    if (first == 0) return copy_piece(count, piece, running);
+    vectors(count, [&](int64_t i) {
+      const Doubles w1 = load_doubles(running.w + i), w2 = load_doubles(piece.w + i);
       if (area) {
-        running.h[i] = joined_area(step.first, step.rest, running.w[i], running.h[i], piece.w[i], piece.h[i]);
+        const Doubles h1 = load_doubles(running.h + i), h2 = load_doubles(piece.h + i);
+        store_doubles(running.h + i, joined_area(first, rest, w1, h1, w2, h2));
       }
-      running.w[i] = running.w[i] + piece.w[i];
-    }
+      store_doubles(running.w + i, w1 + w2);
+    });
   }
 
-  static void copy_piece(int64_t padded, const Piece& from, Piece& to) {
-    for (int64_t i = 0; i < padded; ++i) to.w[i] = from.w[i];
-    for (int64_t i = 0; area && i < padded; ++i) to.h[i] = from.h[i];
+  static void copy_piece(int64_t count, const Piece& from, Piece& to) {
+    vectors(count, [&](int64_t i) {
+      store_doubles(to.w + i, load_doubles(from.w + i));
+      if (area) store_doubles(to.h + i, load_doubles(from.h + i));
+    });
   }
 
-  void cut(const WalkStep& step, int64_t padded, Piece& top, Piece& above) {
+  static void clear(int64_t count, Piece& piece) {
+    vectors(count, [&](int64_t i) {
+      store_doubles(piece.w + i, Doubles{});
+      if (area) store_doubles(piece.h + i, Doubles{});
+    });
+  }
+
+  void cut(const Cut& at, int64_t count, Piece& top, Piece& above) {
     const float *z, *n;
     normals.take(z, n);
-    const Cut cut = step.cut;
-    for (int64_t i = 0; i < padded; ++i) {
-      const double w = top.w[i], first = double(z[i]);
+    const Cut cut = at;
+    const double shift = this->shift;
+    vectors(count, [&](int64_t i) {
+      const Doubles w = load_doubles(top.w + i), first = load_doubles(z + i);
+      Doubles left;
       if (area) {
-        const double h = top.h[i], second = double(n[i]);
-        above.w[i] = left_increment(cut, w, h, first, job.shift);
-        above.h[i] = left_area(cut, h, first, second);
-        top.h[i] = right_area(cut, h, first, second);
+        const Doubles h = load_doubles(top.h + i), second = load_doubles(n + i);
+        left = left_increment(cut, w, h, first, shift);
+        store_doubles(above.h + i, left_area(cut, h, first, second));
+        store_doubles(top.h + i, right_area(cut, h, first, second));
       } else {
-        above.w[i] = left_increment(cut, w, first, job.shift);
+        left = left_increment(cut, w, first, shift);
       }
-      top.w[i] = w - above.w[i];
-    }
+      store_doubles(above.w + i, left);
+      store_doubles(top.w + i, w - left);
+    });
   }
 
-  void copy(const WalkStep& step, int64_t padded, const Piece& top) {
+  // A part of a piece that is cut in several places, all of them cuts of the whole piece.
+  void copy(const WalkStep& step, const Cut& at, int64_t count, const Piece& top) {
     const float *z, *n;
     normals.take(z, n);
-    const Cut cut = step.cut;
-    Piece rest;
-    for (int64_t i = 0; i < padded; ++i) {
-      const double first = double(z[i]);
+    const Cut cut = at;
+    const double shift = this->shift;
+    vectors(count, [&](int64_t i) {
+      const Doubles w = load_doubles(top.w + i), first = load_doubles(z + i);
       if (area) {
-        part.w[i] = left_increment(cut, top.w[i], top.h[i], first, job.shift);
-        part.h[i] = left_area(cut, top.h[i], first, double(n[i]));
+        const Doubles h = load_doubles(top.h + i);
+        store_doubles(part.w + i, left_increment(cut, w, h, first, shift));
+        store_doubles(part.h + i, left_area(cut, h, first, load_doubles(n + i)));
       } else {
-        part.w[i] = left_increment(cut, top.w[i], first, job.shift);
+        store_doubles(part.w + i, left_increment(cut, w, first, shift));
       }
-      rest.w[i] = step.begins ? part.w[i] : part.w[i] - before.w[i];
-      if (area) {
-        rest.h[i] = step.begins ? part.h[i]
-                                : area_of_rest(step.before, step.within, before.w[i], before.h[i], rest.w[i], part.h[i]);
-      }
+    });
+    if (step.before == 0) {
+      copy_piece(count, part, before);
+      if (!step.dropped) append(step.first, step.rest, count, part);
+      return;
     }
-    copy_piece(padded, part, before);
-    if (!step.dropped) append(step, padded, rest);
+    vectors(count, [&](int64_t i) {
+      const Doubles w = load_doubles(part.w + i), w1 = load_doubles(before.w + i), rest = w - w1;
+      store_doubles(before.w + i, w);
+      store_doubles(part.w + i, rest);
+      if (area) {
+        const Doubles h = load_doubles(part.h + i), h1 = load_doubles(before.h + i);
+        store_doubles(before.h + i, h);
+        store_doubles(part.h + i, area_of_rest(step.before, step.within, w1, h1, rest, h));
+      }
+    });
+    if (!step.dropped) append(step.first, step.rest, count, part);
   }
 
   template <class Number>
   void walk(const WalkProgram& program, int64_t row, int64_t element, int64_t count) {
-    const int64_t padded = (count + 3) / 4 * 4;
     normals.begin(job, program, row, element, count);
     const float *z, *n;
     normals.take(z, n);
     const double root = __builtin_sqrt(job.span), root12 = __builtin_sqrt(job.span / 12);
-    for (int64_t i = 0; i < padded; ++i) {
-      stack[0].w[i] = to_quanta(double(z[i]) * root, job.shift);
-      if (area) stack[0].h[i] = double(n[i]) * root12;
-    }
-    for (int64_t i = 0; i < padded; ++i) running.w[i] = running.h[i] = 0;
+    vectors(count, [&](int64_t i) {
+      store_doubles(stack[0].w + i, to_quanta(load_doubles(z + i) * root, shift));
+      if (area) store_doubles(stack[0].h + i, load_doubles(n + i) * root12);
+    });
+    clear(count, running);
     const int64_t all = job.rows * job.row_size, at = row * job.row_size + element;
     Number* increments = reinterpret_cast<Number*>(job.increments) + at;
     Number* areas = reinterpret_cast<Number*>(job.areas) + at;
     int top = 0;
-    for (const WalkStep& step : program) {
+    for (const WalkStep& step : program.steps) {
       switch (step.walk) {
         case Walk::cut:
-          cut(step, padded, stack[top], stack[top + 1]);
+          cut(program.cuts[size_t(step.cut)], count, stack[top], stack[top + 1]);
           ++top;
           break;
         case Walk::drop:
           --top;
           break;
         case Walk::take:
-          append(step, padded, stack[top--]);
+          append(step.first, step.rest, count, stack[top--]);
           break;
         case Walk::copy:
-          copy(step, padded, stack[top]);
+          copy(step, program.cuts[size_t(step.cut)], count, stack[top]);
           break;
         case Walk::emit:
           put(increments, running.w, count);
           if (area) put(areas, running.h, count);
           increments += all;
           areas += area ? all : 0;
-          for (int64_t i = 0; i < padded; ++i) running.w[i] = running.h[i] = 0;
+          clear(count, running);
           break;
       }
     }
