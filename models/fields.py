@@ -113,7 +113,7 @@ class ModelField:
         Raises:
             ArgumentError: A row that a condition does not have.
         """
-        other = object.__new__(ModelField)
+        other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other._bound = self._bound.select(index)
         return other
