@@ -1,5 +1,6 @@
-"""The Brownian tree: one path, however it is asked for; times at and beyond its ends; the strong order of schemes on it."""
+"""The Brownian tree: one path, however it is asked for; times beyond its ends; strong orders of schemes along it."""
 
+import itertools
 import math
 import random
 
@@ -69,7 +70,7 @@ def test_a_grid_is_walked_as_its_steps_one_by_one(area):
     tree = BrownianTree((2, 3), 0.0, 1.0, seed=4, area=area)
     grid = sorted({0.0, 0.25, 0.5, 1.0, *np.random.default_rng(0).random(40)})
     for times in (grid, grid[::-1]):
-        for step, (a, b) in zip(tree.steps(times), zip(times, times[1:], strict=False), strict=True):
+        for step, (a, b) in zip(tree.steps(times), itertools.pairwise(times), strict=True):
             alone = tree.increment(a, b)
             assert torch.equal(step.w, alone.w)
             assert step.h is alone.h is None if not area else torch.equal(step.h, alone.h)
@@ -106,11 +107,21 @@ def test_bad_arguments_are_named():
 
 
 # Strong orders: fixed steps of the schemes along one tree, against a run with steps sixteen times as fine.
-FIXED = {"shark": 1.5, "sra1": 1.5, "sra3": 1.5, "sosra": 1.5, "heun_em": 1.0, "srk": 1.5, "milstein": 1.0, "euler_maruyama": 0.5}
+FIXED = {
+    "shark": 1.5,
+    "sra1": 1.5,
+    "sra3": 1.5,
+    "sosra": 1.5,
+    "heun_em": 1.0,
+    "srk": 1.5,
+    "milstein": 1.0,
+    "euler_maruyama": 0.5,
+}
 
 
 def fixed_run(method, steps, tree, x0, additive):
     """Steps of one length: no step is rejected, as the tolerance is huge."""
+
     def drift(x, t):
         return torch.sin(3 * x) - x * t[:, None]
 
