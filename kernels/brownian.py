@@ -265,6 +265,6 @@ catalogue.describe(
     "brownian",
     formula="W_t - W_s and mean_r(W_r - chord) of a path keyed by (seed, samples[b], node, e), for any times s < t",
     moved="n s written, twice with areas; nothing is read",
-    benchmark="brownian.py",
+    benchmark="brownian_paths.py",
     rows=("brownian 1x4x64x64 fixed grid", "brownian 16x4x64x64 own times"),
 )

@@ -14,9 +14,10 @@ from torch import Tensor
 from ...errors import ArgumentError, DtypeError, ShapeError
 from ...models import Interpolant
 from ...models.fields import ModelField, Terms
-from ..adaptive.field import Field, FunctionField, Times, function_field
+from ..adaptive.field import Field, FunctionField, function_field
 from ..sde.diffusion import Diffusion
 
+Times: TypeAlias = np.ndarray  # float64, one for each sample; the loop writes over its own
 Scale: TypeAlias = "np.ndarray | Tensor"
 """Of the noise: a number for each sample, float64 [b] on the host, or a tensor that broadcasts to the states."""
 
@@ -42,7 +43,7 @@ class StochasticField:
 
     def __call__(self, x: Tensor, times: Times) -> Tensor:
         """The drift."""
-        return self.drift(x, times)
+        return self.drift(x, torch.tensor(times))
 
     def rows(self, index: Tensor) -> StochasticField:
         """Of some of the samples."""
@@ -99,7 +100,7 @@ class FunctionScale:
 
         """
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        t = torch.from_numpy(times).to(device=x.device, dtype=dtype)
+        t = torch.tensor(times, device=x.device, dtype=dtype)
         scale = self.function.function(x, t, **self.function.condition)
         if not isinstance(scale, Tensor):
             raise DtypeError("diffusion", got=type(scale).__name__, expected="a tensor")

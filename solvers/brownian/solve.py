@@ -21,7 +21,7 @@ from ..adaptive.field import JointField, function_field
 from ..adaptive.loop import Run
 from ..adaptive.method import Live
 from ..adaptive.solution import Solution
-from ..adaptive.solve import OnFailure, check_state, checked_limits, report, requested_times
+from ..adaptive.solve import OnFailure, batched, check_state, checked_limits, report, requested_times
 from ..adaptive.tolerance import Norm, tolerance
 from ..sde.diffusion import Diffusion, DiffusionLike
 from .field import MarginalField, ModelScale, NoiseScale, StochasticField, check_additive, noise_scale
@@ -135,7 +135,7 @@ def solve_sde(
     is_model = isinstance(drift, Model | TwoSidedModel)
     if not is_model and (null is not None or guidance != 1 or denoise):
         raise ArgumentError("guidance, null, denoise", got="one of them", expected="none: the drift is no Model")
-    if not per_sample and np.ndim(times) > 1:
+    if not per_sample and batched(times):
         got = "False, with a row of times for each sample"
         raise ArgumentError("per_sample", got=got, expected="True: they belong to single samples")
     low, high = (float(grid.min()), float(grid.max())) if grid.size else (0.0, 1.0)
@@ -168,7 +168,7 @@ def solve_sde(
         name = method if isinstance(method, str) else type(method).__name__
         run = Run(StochasticMethod(name, chosen, brownian), live, grid, controller_named(controller), limits)
         solution = run.solve()
-        if np.ndim(times) < 2:
+        if not batched(times):
             solution.times = requested_times(times, 1)[0]
         if not per_sample:
             solution = solution.of_samples(x0.shape[0])

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ...errors import ArgumentError, DtypeError, GridError, ShapeError, UnknownNameError
-from ..adaptive.loop import Limits, Run
+from ..adaptive.control import Limits
+from ..adaptive.loop import Run
 from ..adaptive.method import Attempt, Live
 from ..adaptive.tolerance import tolerance
 from ..brownian.diagonal import Diagonal, srk_step
@@ -346,7 +347,7 @@ def adapt(
 class _NoField:
     """The loop indexes a field's rows; here the method holds the equation itself."""
 
-    def __call__(self, x: Tensor, times: np.ndarray) -> Tensor:
+    def __call__(self, x: Tensor, times: Tensor) -> Tensor:
         raise ArgumentError("field", got="a call", expected="none: the method evaluates the equation")
 
     def rows(self, index: Tensor) -> _NoField:

@@ -163,7 +163,7 @@ def test_refusals_are_named():
         ({"method": "reversible_heun"}, UnknownNameError, "method"),
         ({"sde": object()}, UnknownNameError, "sde_type"),
         ({"names": {"drift": "missing"}}, ArgumentError, "no attribute 'missing'"),
-        ({"sde": changed(noise_type="additive")}, ShapeError, "^g"),
+        ({"sde": changed(g=lambda t, y: y[..., None])}, ShapeError, "^g"),
         ({"sde": changed(f=lambda t, y: y[:1])}, ShapeError, "^f"),
         ({"y0": torch.zeros(3, **double)}, ShapeError, "y0"),
         ({"y0": torch.zeros(2, 3, dtype=torch.int64)}, DtypeError, "y0"),
