@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...errors import ArgumentError, DtypeError, GridError, ShapeError
 from ...kernels import brownian
+from ...kernels.noise import check_samples
 
 Times: TypeAlias = "float | Tensor | np.ndarray | Sequence[float]"
 OUTSIDE = 1e-6  #: part of the interval by which a time may lie outside: schedules miss their ends by roundings
@@ -57,8 +58,8 @@ class BrownianTree:
         levels: Depth of the tree.
 
     Raises:
-        ArgumentError, DtypeError: An empty interval, a tolerance that is not positive or asks for more than 30 levels,
-            a dtype that is not floating point.
+        ArgumentError, DtypeError, ShapeError: An empty interval, a tolerance that is not positive or asks for more
+            than 30 levels, a dtype that is not floating point, ids that are not one for each row.
 
     Source:
         Li, Wong, Chen & Duvenaud 2020, arXiv:2001.01328 (the tree); Jelincic, Foster & Kidger 2024, arXiv:2405.06464
@@ -101,6 +102,10 @@ class BrownianTree:
             raise ArgumentError("tolerance", got=tolerance, expected=expected)
         if not dtype.is_floating_point:
             raise DtypeError("dtype", got=dtype, expected="a floating-point dtype")
+        if samples is not None:
+            check_samples(samples)
+            if samples.shape[0] != shape[0]:
+                raise ShapeError("samples", got=list(samples.shape), expected=f"[{shape[0]}], one id for each row")
         self.shape, self.seed, self.samples = tuple(shape), seed, samples
         self.area, self.stream, self.dtype, self.device = area, stream, dtype, torch.device(device)
 
