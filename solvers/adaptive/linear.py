@@ -6,11 +6,14 @@ Samples never meet: each has its own matrix, or its own Krylov space, so that it
 from __future__ import annotations
 
 import math
+import warnings
+from functools import cache
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .field import Field
 
@@ -141,14 +144,12 @@ class KrylovSystem:
         x, t = (self.x, self.t) if everyone else (self.x.index_select(0, place), self.t[index])
         vector = vector.view_as(x)
         if self.slope is None:
-            try:
-                _, result = torch.func.jvp(lambda at: field(at, t), (x,), (vector,))
-            except (RuntimeError, NotImplementedError):
-                self.slope = self.field(self.x, self.t)  # raises if the field itself is at fault
-                self.evaluations += 1
-            else:
+            result = forward_product(field, x, t, vector)
+            if result is not None:
                 self.products[index.numpy()] += 1
                 return result.flatten(1)
+            self.slope = self.field(self.x, self.t)  # raises if the field itself is at fault
+            self.evaluations += 1
         flat, slope = x.flatten(1), self.slope if everyone else self.slope.index_select(0, place)
         size = torch.linalg.vector_norm(vector.flatten(1), dim=1)
         step = torch.linalg.vector_norm(difference_step(flat), dim=1) / torch.where(size > 0, size, 1)
@@ -162,39 +163,61 @@ class KrylovSystem:
         count, most = len(index), min(self.vectors, flat.shape[1])
         weight = self.weight[index].to(device=flat.device, dtype=flat.dtype)[:, None]
         length = torch.linalg.vector_norm(flat, dim=1)
-        basis = [flat / torch.where(length > 0, length, 1)[:, None]]
-        hessenberg = np.zeros((count, most + 1, most))
+        basis = flat.new_zeros(count, most + 1, flat.shape[1])
+        basis[:, 0] = unit(flat, length)
         size = length.to(torch.float64).cpu().numpy()
         self.reads += 1
-        rotated = np.zeros((count, most + 1))
-        rotated[:, 0] = size
-        turns = np.zeros((count, most, 2))
+        triangle, turns = np.zeros((count, most + 1, most)), np.zeros((count, most, 2))
+        residual = np.zeros((count, most + 1))
+        residual[:, 0] = size
         used = np.zeros(count, dtype=np.int64)
-        open_ = np.isfinite(size) & (size > 0)
+        going = np.isfinite(size) & (size > 0)
         for k in range(most):
-            if not open_.any():
+            if not going.any():
                 break
-            new = basis[k] - weight * self.product(basis[k], index)
-            column = torch.zeros(count, k + 1, dtype=flat.dtype, device=flat.device)
+            new = basis[:, k] - weight * self.product(basis[:, k].contiguous(), index)
+            sofar, shares = basis[:, : k + 1], flat.new_zeros(count, k + 1)
             for _ in range(2):  # twice is enough, in any precision
-                shares = torch.stack([(v * new).sum(1) for v in basis], 1)
-                for share, v in zip(shares.unbind(1), basis, strict=True):
-                    new = new - share[:, None] * v
-                column += shares
+                share = torch.bmm(sofar, new.unsqueeze(2)).squeeze(2)
+                new = new - torch.bmm(share.unsqueeze(1), sofar).squeeze(1)
+                shares += share
             rest = torch.linalg.vector_norm(new, dim=1)
-            basis.append(new / torch.where(rest > 0, rest, 1)[:, None])
-            entries = torch.cat([column, rest[:, None]], 1).to(torch.float64).cpu().numpy()
+            basis[:, k + 1] = unit(new, rest)
+            triangle[:, : k + 2, k] = torch.cat([shares, rest[:, None]], 1).to(torch.float64).cpu().numpy()
             self.reads += 1
-            hessenberg[:, : k + 2, k] = entries
-            rotate(hessenberg, rotated, turns, k)
-            used[open_] = k + 1
+            rotate(triangle, residual, turns, k)
+            used[going] = k + 1
             with np.errstate(invalid="ignore"):
-                open_ &= np.abs(rotated[:, k + 1]) > self.tolerance * size
-        factors = torch.from_numpy(back_substitute(hessenberg, rotated, used)).to(flat)
-        result = torch.zeros_like(flat)
-        for k, v in zip(range(int(used.max(initial=0))), basis, strict=False):
-            result = result + torch.where(factors[:, k, None] == 0, 0, factors[:, k, None] * v)
+                going &= np.abs(residual[:, k + 1]) > self.tolerance * size
+        last = int(used.max(initial=0))
+        factors = back_substitute(triangle[:, :, :last], residual, used)
+        factors[~np.isfinite(size)] = np.nan
+        result = torch.bmm(torch.from_numpy(factors).to(flat).unsqueeze(1), basis[:, :last]).squeeze(1)
         return torch.where(torch.isfinite(length)[:, None], result, torch.nan).view_as(right)
+
+
+def unit(vectors: Tensor, length: Tensor) -> Tensor:
+    """Vectors [n, d] over their lengths [n]; those of length 0 stay."""
+    return vectors / torch.where(length > 0, length, 1)[:, None]
+
+
+def forward_product(field: Field, x: Tensor, t: Tensor, vector: Tensor) -> Tensor | None:
+    """J v by forward differentiation; None of a field that does not allow it."""
+    prepare_forward_differentiation()
+    try:
+        with forward_ad.dual_level():
+            return forward_ad.unpack_dual(field(forward_ad.make_dual(x, vector), t)).tangent
+    except (RuntimeError, NotImplementedError):
+        return None
+
+
+@cache
+def prepare_forward_differentiation() -> None:
+    """Let torch load its rules, for which it calls a function of its own that it has deprecated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        with forward_ad.dual_level():
+            forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
 
 
 def rotate(hessenberg: np.ndarray, rotated: np.ndarray, turns: np.ndarray, k: int) -> None:

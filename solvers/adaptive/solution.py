@@ -29,9 +29,9 @@ WORDS = {
     Status.TOO_MANY_STEPS: "{steps} attempts were not enough",
 }
 HINTS = {
-    Status.STEP_TOO_SMALL: "The problem may be singular there, or stiff: try method='kvaerno43', or larger tolerances",
+    Status.STEP_TOO_SMALL: "The problem may be singular there, or stiff: try method='esdirk43', or larger tolerances",
     Status.NOT_FINITE: "Look at the field there: its time and state are on this exception as .t and .x",
-    Status.TOO_MANY_STEPS: "Raise max_steps or the tolerances; for stiff problems try method='kvaerno43'",
+    Status.TOO_MANY_STEPS: "Raise max_steps or the tolerances; for stiff problems try method='esdirk43'",
 }
 
 
