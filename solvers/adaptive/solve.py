@@ -15,6 +15,7 @@ from ...errors import ArgumentError, GridError, ShapeError, UnknownNameError
 from ...models import Guidance, Model
 from ...models.fields import ModelField
 from ...models.two_heads import TwoSidedModel
+from ..gradients.recorded import GraphRecorder, RecordedMethod
 from ..gradients.replay import Checkpoint
 from ..gradients.request import Gradient, GradientRequest, Setting
 from .control import Limits
@@ -145,7 +146,7 @@ def solve_ode(
     start = x0 if per_sample else x0[None]
     allowed, by, stepper = tolerance(rtol, atol, norm, start), controller_named(controller), as_method(method)
     setting = Setting(
-        right, start, times, watched, field, condition, allowed, by, limits, stepper, checked_stops(stops)
+        right, start, times, grid, watched, field, condition, allowed, by, limits, stepper, checked_stops(stops), dense
     )
     request = GradientRequest(
         gradient, checkpoint, parameters, adjoint_rtol, adjoint_atol, adjoint_method, adjoint_options
@@ -155,7 +156,7 @@ def solve_ode(
         x = start.detach()
         live = Live(right(), allowed, np.arange(x.shape[0]), x, grid[:, 0].copy())
         run = Run(
-            stepper,
+            RecordedMethod(recorder) if isinstance(recorder, GraphRecorder) else stepper,
             live,
             grid,
             by,

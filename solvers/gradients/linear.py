@@ -26,7 +26,7 @@ def weighted_sum(inputs: Sequence[Tensor], table: Tensor) -> Tensor:
     """
     recorded = torch.is_grad_enabled() and any([x.requires_grad for x in inputs])
     if not recorded or torch._C._are_functorch_transforms_active():
-        return combine(inputs, table)
+        return combine(list(inputs), table)
     return WeightedSum.apply(table, *inputs)
 
 
@@ -37,7 +37,7 @@ class WeightedSum(torch.autograd.Function):
     def forward(ctx: Any, table: Tensor, *inputs: Tensor) -> Tensor:
         """The sum."""
         ctx.table = table
-        return combine(inputs, table)
+        return combine(list(inputs), table)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

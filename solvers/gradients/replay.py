@@ -167,7 +167,7 @@ def weighted(x: Tensor, stages: Sequence[Tensor], table: np.ndarray) -> Tensor:
     used = 1 + np.flatnonzero((table[:, 1:] != 0).any(axis=0))
     for first in range(0, len(used), MOST_TENSORS - 1):
         some = used[first : first + MOST_TENSORS - 1]
-        weights = torch.from_numpy(table[:, [0, *some]])
+        weights = torch.from_numpy(np.ascontiguousarray(table[:, [0, *some]]))
         x = weighted_sum([x, *(stages[i - 1] for i in some)], weights)
     return x
 
@@ -182,7 +182,8 @@ def dense_slope(pair: Pair, stages: Sequence[Tensor], theta: np.ndarray) -> Tens
     total: Tensor | None = None
     for first in range(0, len(used), MOST_TENSORS):
         some = used[first : first + MOST_TENSORS]
-        part = weighted_sum([stages[i] for i in some], torch.from_numpy(table[:, some]))
+        weights = torch.from_numpy(np.ascontiguousarray(table[:, some]))
+        part = weighted_sum([stages[i] for i in some], weights)
         total = part if total is None else total + part
     assert total is not None  # b_1'(0) = 1
     return total

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,8 +22,9 @@ from ..adaptive.pairs import Pair, pair
 from ..adaptive.solution import Solution
 from ..adaptive.tolerance import Tolerance, tolerance
 from .adjoint import Adjoint, Backward, Forward, tensors_of
+from .recorded import GraphRecorder
 from .replay import Checkpoint
-from .steps import rewritten, through_steps
+from .steps import as_recorded, rewritten, through_steps
 from .tape import StepRecorder
 
 Gradient = Literal["none", "steps", "adjoint"]
@@ -39,18 +41,21 @@ class Setting:
         right: Makes the field, with gradients through its conditions if it is made where they are on.
         x0: First states [B, *D], with their graph.
         times: As they were given; gradients are recorded for a tensor that requires them.
+        grid: The same as float64 [B, T].
         events: What is watched.
         field: As it was given.
         condition: Its conditions.
         tolerance, controller, limits: Of all samples.
         method: Of the run.
         stops: Times at which the field may jump.
+        dense: Whether the solution is kept as a function of time.
 
     """
 
     right: Callable[[], Field]
     x0: Tensor
     times: object
+    grid: np.ndarray
     events: Sequence[Event]
     field: object
     condition: object
@@ -59,6 +64,12 @@ class Setting:
     limits: Limits
     method: Method
     stops: Sequence[float]
+    dense: bool
+
+    @property
+    def timed(self) -> Tensor | None:
+        """The times, if gradients are wanted for them."""
+        return self.times if isinstance(self.times, Tensor) and self.times.requires_grad else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,15 +139,19 @@ class GradientRequest:
             found_parameters(setting.field, self.parameters)
         if self.gradient == "none" or not torch.is_grad_enabled():
             return None
+        plain = not (self.checkpoint or setting.events or setting.dense or setting.timed is not None)
+        if self.gradient == "steps" and plain and isinstance(setting.method, ExplicitMethod):
+            return GraphRecorder(setting.method, setting.right(), setting.x0, setting.grid)
         return StepRecorder(len(setting.x0), states=self.gradient == "adjoint" and self.anchors == "steps")
 
     def attach(self, run: Run, solution: Solution, setting: Setting) -> None:
         """Replace the states of the solution of a recorded run by the same with a graph."""
-        recorder, times = run.recorder, setting.times
+        recorder, timed, x0, right = run.recorder, setting.timed, setting.x0, setting.right
         if not isinstance(recorder, StepRecorder):
             return
-        timed = times if isinstance(times, Tensor) and times.requires_grad else None
-        x0, right = setting.x0, setting.right
+        if isinstance(recorder, GraphRecorder) and not recorder.broken:
+            as_recorded(solution, recorder, x0)
+            return
         if isinstance(setting.method, ExplicitMethod) and self.gradient == "steps":
             method, events = setting.method, setting.events
             through_steps(solution, recorder, method, right(), x0, timed, run.times, events, self.checkpoint)

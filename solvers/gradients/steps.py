@@ -13,6 +13,7 @@ from ..adaptive.events import Event
 from ..adaptive.explicit import ExplicitMethod
 from ..adaptive.field import Field
 from ..adaptive.solution import EventRecord, Solution, Status
+from .recorded import GraphRecorder
 from .replay import Checkpoint, Replay
 from .tape import StepRecorder, groups, hand_out, passages
 
@@ -43,6 +44,20 @@ class Slots:
         return table.index_select(0, torch.from_numpy(rows).to(table.device))
 
 
+def as_recorded(solution: Solution, recorder: GraphRecorder, x0: Tensor) -> None:
+    """Give the states of a solution the graph that was recorded with them."""
+    length, batch = len(solution.x), len(x0)
+    slots = np.arange(length * batch).reshape(length, batch)
+    finish(solution, Slots(x0, recorder.slots, recorder.states_at), slots)
+
+
+def finish(solution: Solution, found: Slots, slots: np.ndarray) -> None:
+    """Replace the states at the requested times, of slots [T, B], and the last ones."""
+    stuck = solution.final
+    solution.x = found.gather(slots.ravel()).reshape(solution.x.shape)
+    solution.final = rewritten(found.gather(slots[-1]), ~solution.success, stuck)
+
+
 def through_steps(
     solution: Solution,
     recorder: StepRecorder,
@@ -56,9 +71,9 @@ def through_steps(
 ) -> None:
     r"""Give the states of a solution the graph of its steps.
 
-    Times that a gradient is wanted for move the outputs along the slope, :math:`\\partial x(t_k) / \\partial t_k =
-    \\dot x(t_k)`, and the start against it; times of events move as the event does,
-    :math:`dt = -dg / (\\partial_x g \\cdot \\dot x + \\partial_t g)`, to first order.
+    Times that a gradient is wanted for move the outputs along the slope, :math:`\partial x(t_k) / \partial t_k =
+    \dot x(t_k)`, and the start against it; times of events move as the event does,
+    :math:`dt = -dg / (\partial_x g \cdot \dot x + \partial_t g)`, to first order.
 
     Args:
         solution: Its states and events are replaced; those of samples that failed are NaN, and `final` has no graph
@@ -103,9 +118,8 @@ def through_steps(
             slopes.states.append(slope)
         found.numbers.append(wanted.slots)
         found.states.append(state)
-    stuck, offset = solution.final, length * batch
-    solution.x = found.gather(slots.T.ravel()).reshape(length, *x0.shape)
-    solution.final = rewritten(found.gather(slots[:, -1]), ~solution.success, stuck)
+    finish(solution, found, slots.T)
+    offset = length * batch
     for event, record in zip(events, solution.events, strict=True):
         numbers = offset + np.arange(len(record.t))
         offset += len(record.t)

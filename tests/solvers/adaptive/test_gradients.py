@@ -89,12 +89,30 @@ def test_the_states_are_those_of_the_run_and_checkpoints_change_no_gradient(meth
             torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 
 
-def test_rejected_steps_and_the_controller_are_not_replayed() -> None:
-    net, x = Net(), normal(1, 2) * 3
-    run = pf.solve_ode(net, x, [0.0, 1.0], gradient="steps", rtol=1e-6, atol=1e-6, first_step=1.0)
-    assert run.rejected[0] > 0
-    forward = int(run.nfe[0])
-    assert net.calls == forward + 1 + 6 * run.accepted[0]  # the last stage of a step is the first of the next
+def test_how_often_the_field_is_called() -> None:
+    """Plain gradients call it once more than the run, for the first slope; checkpoints replay accepted steps alone."""
+    options = dict(rtol=1e-6, atol=1e-6, first_step=1.0)
+    for checkpoint in MODES[:2]:
+        net, x = Net(), normal(1, 2) * 3
+        run = pf.solve_ode(net, x, [0.0, 0.4, 1.0], gradient="steps", checkpoint=checkpoint, **options)
+        assert run.rejected[0] > 0
+        more = 6 * run.accepted[0] if checkpoint else 0  # the last stage of a step is the first of the next
+        assert net.calls == run.nfe[0] + 1 + more
+
+
+def test_a_rejected_row_that_is_not_finite_spoils_no_parameter() -> None:
+    """The second sample leaves the domain of the square root in an attempt that the first one accepts."""
+    rate = torch.tensor(1.0, dtype=DOUBLE, requires_grad=True)
+    x = torch.tensor([[400.0], [1.0]], dtype=DOUBLE, requires_grad=True)
+    run = pf.solve_ode(
+        lambda x, t: -rate * torch.sqrt(x), x, [0.0, 1.9], first_step=1.9, rtol=1e-6, atol=1e-3, gradient="steps"
+    )
+    assert run.accepted[0] == 1
+    assert run.rejected[1] > 0
+    got = torch.autograd.grad(run.final.sum(), [x, rate])
+    true = torch.autograd.grad((x.sqrt() - rate * 1.9 / 2).square().sum(), [x, rate])
+    for a, b in zip(got, true, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-2)
 
 
 def test_gradient_of_the_gaussian_flow() -> None:
