@@ -188,6 +188,17 @@ def test_a_flow_that_contracts_is_not_reversed() -> None:
     assert not abs(of_p - true[1]) < 1  # what the states at the steps are kept for
 
 
+def test_an_implicit_run_has_an_adjoint(exact: tuple[Tensor, ...]) -> None:
+    net = Net()
+    x, times, wanted = inputs(net)
+    run = pf.solve_ode(net, x, times, method="kvaerno43", rtol=1e-6, atol=1e-6, gradient="adjoint")
+    found = torch.autograd.grad(loss(run.x), wanted)
+    for a, b in zip(found, exact, strict=True):  # sums of errors that are within the tolerance each
+        torch.testing.assert_close(a, b, rtol=0.0, atol=100 * 1e-6 * b.abs().max().item())
+    with pytest.raises(ArgumentError, match="gradient: got 'steps' of kvaerno43, expected an explicit pair"):
+        pf.solve_ode(net, x, times, method="kvaerno43", gradient="steps")
+
+
 def test_a_rejected_stage_that_is_not_finite_spoils_no_parameter() -> None:
     """The second sample's attempt leaves the domain of the square root; the first one's is accepted."""
     rate = torch.tensor(1.0, dtype=DOUBLE, requires_grad=True)
