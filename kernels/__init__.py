@@ -12,9 +12,9 @@ if (
 else:
     from . import native as native
     from . import reference as reference
-    from .combine import OpenCombine as OpenCombine
     from .brownian import BrownianIncrements as BrownianIncrements
     from .brownian import brownian as brownian
+    from .combine import OpenCombine as OpenCombine
     from .combine import PreparedCombine as PreparedCombine
     from .combine import RegisterStep as RegisterStep
     from .combine import combination as combination
