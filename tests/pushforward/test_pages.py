@@ -15,6 +15,14 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 PATHS = (DOCS / "paths.md").read_text()
 
 
+@pytest.mark.parametrize("page", ["adaptive"])
+def test_the_code_of_a_page_runs(page: str) -> None:
+    blocks, names = re.findall(r"```python\n(.*?)```", (DOCS / f"{page}.md").read_text(), re.S), {}
+    assert blocks
+    for block in blocks:
+        exec(block, names)
+
+
 def test_the_code_of_the_page_of_paths_runs() -> None:
     blocks, names = re.findall(r"```python\n(.*?)```", PATHS, re.S), {}
     assert len(blocks) == 4
