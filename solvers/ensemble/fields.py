@@ -72,7 +72,7 @@ class VanDerPol(Field):
 
     """
 
-    kind, dim = VAN_DER_POL, 2
+    kind, dim, on_gpu = VAN_DER_POL, 2, "van_der_pol"
 
     def __init__(self, mu: float | Tensor = 1.0) -> None:
         self.params = rows_of(mu=mu)
@@ -88,7 +88,7 @@ class Lorenz(Field):
 
     """
 
-    kind, dim = LORENZ, 3
+    kind, dim, on_gpu = LORENZ, 3, "lorenz"
 
     def __init__(
         self, sigma: float | Tensor = 10.0, rho: float | Tensor = 28.0, beta: float | Tensor = 8.0 / 3.0
@@ -107,7 +107,7 @@ class Linear(Field):
 
     """
 
-    kind = LINEAR
+    kind, on_gpu = LINEAR, "linear"
 
     def __init__(self, matrix: Tensor | Sequence[Sequence[float]]) -> None:
         a = numbers("matrix", matrix)
@@ -140,7 +140,7 @@ class GaussianMixture(Field):
 
     """
 
-    kind = MIXTURE
+    kind, on_gpu = MIXTURE, "mixture"
 
     def __init__(self, weights: Any, means: Any, variances: Any = 1.0) -> None:
         w, m, c = numbers("weights", weights), numbers("means", means), numbers("variances", variances)

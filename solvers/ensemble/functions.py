@@ -38,7 +38,16 @@ class Bound:
 
 
 class RightHandSide(ABC):
-    """What an ensemble integrates: a function in machine code, called for a block of trajectories at a time."""
+    """What an ensemble integrates: a function in machine code, called for a block of trajectories at a time.
+
+    Attributes:
+        on_gpu: The name of its function in `kernels.triton.ensemble`, or that function; None if it has none.
+        on_cpu: Whether there is machine code for the CPU.
+
+    """
+
+    on_gpu: Any = None
+    on_cpu: bool = True
 
     @abstractmethod
     def bind(self, batch: int, dim: int, params: Tensor | None) -> Bound:
@@ -103,8 +112,29 @@ class NativeFunction(RightHandSide):
         return Bound(FUNCTION, self.address, given_params(params, batch))
 
 
+class TritonFunction(RightHandSide):
+    """A ``@triton.jit`` function ``f(t, y, p)`` for a block of trajectories on a GPU, compiled into the whole loop.
+
+    t is a block of times [BLOCK]; y a tuple of blocks, one a component; p a tuple of parameters: numbers if all
+    trajectories share them, else blocks. It returns a tuple of the slopes, one a component.
+
+    Args:
+        function: The function.
+
+    """
+
+    on_cpu = False
+
+    def __init__(self, function: Any) -> None:
+        self.on_gpu = function
+
+    def bind(self, batch: int, dim: int, params: Tensor | None) -> Bound:
+        """The function with parameters as they come."""
+        return Bound(FUNCTION, 0, given_params(params, batch))
+
+
 def right_hand_side(rhs: Any) -> RightHandSide:
-    """A right-hand side from what a user has: itself, a numba ``cfunc``, a ctypes or cffi function pointer.
+    """A right-hand side from what a user has: itself, a numba ``cfunc``, a ctypes or cffi pointer, a Triton function.
 
     Raises:
         ArgumentError: Something else, for instance a Python function; says what to do with it.
@@ -124,6 +154,8 @@ def right_hand_side(rhs: Any) -> RightHandSide:
         import _cffi_backend
 
         return NativeFunction(int(_cffi_backend.FFI().cast("uintptr_t", rhs)), keep=rhs)
+    if type(rhs).__module__.startswith("triton."):
+        return TritonFunction(rhs)
     hints = {
         True: "pushforward.solvers.ensemble.numba_rhs compiles a Python function; solve_ode takes functions of tensors",
         False: "Wrap an address in pushforward.solvers.ensemble.NativeFunction",
@@ -131,6 +163,6 @@ def right_hand_side(rhs: Any) -> RightHandSide:
     raise ArgumentError(
         "rhs",
         got=f"a {type(rhs).__name__}",
-        expected="a field of pushforward.solvers.ensemble, a numba cfunc, or a ctypes or cffi function pointer",
+        expected="a field of solvers.ensemble, a numba cfunc, a ctypes or cffi pointer, or a triton.jit function",
         hint=hints[callable(rhs)],
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ArgumentError, BackendError, DeviceError, DtypeError, ShapeError, UnknownNameError
-from ...kernels.dispatch import backends, native_module
+from ...kernels.dispatch import backends, interpreting, native_module
 from ..adaptive.controller import Controller
 from ..adaptive.controller import controller as controller_named
 from ..adaptive.loop import Limits
@@ -20,9 +22,10 @@ from ..adaptive.pairs import PAIRS, Pair, pair
 from ..adaptive.solution import Solution
 from ..adaptive.solve import checked_limits, requested_times
 from ..adaptive.tolerance import tolerance
-from .functions import right_hand_side
+from .functions import RightHandSide, right_hand_side
 
 STAGES = (4, 7)  # that the compiled stepper was made for
+COUNTS = ("status", "accepted", "rejected")
 
 
 def solve_ensemble(
@@ -51,8 +54,9 @@ def solve_ensemble(
     Args:
         rhs: The right-hand side: a field of `pushforward.solvers.ensemble` (``VanDerPol``, ``Lorenz``, ``Linear``,
             ``GaussianMixture``), a Python function compiled by ``numba_rhs``, or a compiled function (numba ``cfunc``,
-            ctypes or cffi pointer, address) with the signature of ``NativeFunction``.
-        y0: Initial states [B, d], float64, on the CPU.
+            ctypes or cffi pointer, address) with the signature of ``NativeFunction``; on a GPU, a field or a
+            ``triton.jit`` function, see ``TritonFunction``.
+        y0: Initial states [B, d], float64.
         times: Strictly increasing or decreasing, [T], at least one. States at times between the first and the last are
             interpolated (order 4 for pairs 5(4)); no step goes beyond the last.
         params: Parameters of a function, float64: [p] for all trajectories, or [B, p].
@@ -76,7 +80,7 @@ def solve_ensemble(
 
     Raises:
         ArgumentError, ShapeError, DtypeError, DeviceError, UnknownNameError, GridError: What is wrong with an argument.
-        BackendError: The compiled module is not there.
+        BackendError: The compiled module is not there, or Triton.
         IntegrationError: A step became too small, or ``max_steps`` were not enough.
         NotFiniteError: The right-hand side gave NaN or infinity however small the step.
 
@@ -101,16 +105,37 @@ def solve_ensemble(
     absolute = tolerances(rtol, atol, dim)
     if on_failure not in ("raise", "warn", "return"):
         raise UnknownNameError("on_failure", got=repr(on_failure), expected="'raise', 'warn' or 'return'")
-    bound = right_hand_side(rhs).bind(batch, dim, params)
-    if native_module is None:
-        raise BackendError("solve_ensemble", hint=f"Not available: {backends()['native']}")
-
+    side = right_hand_side(rhs)
+    bound, run = side.bind(batch, dim, params), runner(side, y0)
     start = y0.detach().contiguous()
     solution = empty_solution(grid, start)
     if batch and len(grid) > 1:
         run(bound, start, solution, tableau, control, limits, float(rtol), absolute)
+        started = 1 if limits.first_step else 2
+        solution.nfe[:] = started + tableau.evaluations * (solution.accepted + solution.rejected)
     report(solution, on_failure, limits)
     return solution
+
+
+def runner(side: RightHandSide, y0: Tensor) -> Callable[..., None]:
+    """What integrates: the compiled module, or Triton.
+
+    Raises:
+        BackendError: It is not there.
+        DeviceError: The right-hand side has no machine code for the device of y0.
+
+    """
+    if y0.is_cpu and side.on_cpu:
+        if native_module is None:
+            raise BackendError("solve_ensemble", hint=f"Not available: {backends()['native']}")
+        return run_native
+    if side.on_gpu is None or not (y0.is_cuda or (y0.is_cpu and interpreting())):
+        kind = type(side).__name__
+        expected = "the CPU" if side.on_gpu is None else "a CUDA device"
+        raise DeviceError("y0", got=y0.device, expected=f"{expected}, for which {kind} has machine code")
+    if (state := backends()["triton"]) != "available":
+        raise BackendError("solve_ensemble", hint=f"Not available: {state}")
+    return partial(run_triton, side.on_gpu)
 
 
 def empty_solution(grid: np.ndarray, y0: Tensor) -> Solution:
@@ -128,10 +153,15 @@ def empty_solution(grid: np.ndarray, y0: Tensor) -> Solution:
     )
 
 
-def run(bound, y0, solution, tableau: Pair, control: Controller, limits: Limits, rtol: float, atol) -> None:
-    """Fill in the solution."""
+def numbers_of(control: Controller, tableau: Pair) -> tuple[float, ...]:
+    """Exponents of the last error norms, order, safety, smallest and largest factor."""
     p, i, d, order = control.proportional, control.integral, control.derivative, float(tableau.order)
     exponents = ((p + i + d) / order, -(p + 2 * d) / order, d / order)
+    return (*exponents, order, control.safety, control.min_factor, control.max_factor)
+
+
+def run_native(bound, y0, solution, tableau: Pair, control: Controller, limits: Limits, rtol: float, atol) -> None:
+    """Fill in the solution, on the CPU."""
     assert native_module is not None
     native_module.solve_ensemble(
         bound.kind,
@@ -140,7 +170,7 @@ def run(bound, y0, solution, tableau: Pair, control: Controller, limits: Limits,
         tableau.c,
         tableau.error[0],
         tableau.dense,
-        (*exponents, order, control.safety, control.min_factor, control.max_factor),
+        numbers_of(control, tableau),
         *y0.shape,
         y0.data_ptr(),
         bound.params.data_ptr(),
@@ -160,8 +190,39 @@ def run(bound, y0, solution, tableau: Pair, control: Controller, limits: Limits,
         solution.accepted.ctypes.data,
         solution.rejected.ctypes.data,
     )
-    started = 1 if limits.first_step else 2
-    solution.nfe[:] = started + tableau.evaluations * (solution.accepted + solution.rejected)
+
+
+def run_triton(rhs: Any, bound, y0, solution, tableau: Pair, control: Controller, limits: Limits, rtol, atol) -> None:
+    """Fill in the solution, on a GPU (or in Triton's interpreter)."""
+    kernels = importlib.import_module("...kernels.triton.ensemble", __package__)
+
+    def table(rows: Sequence[Sequence[float]], width: int) -> tuple[float, ...]:
+        return tuple(w for row in rows for w in (*row, *[0.0] * (width - len(row))))
+
+    def tensor(values: Any) -> Tensor:
+        return torch.tensor(values, dtype=torch.float64, device=y0.device)
+
+    start, end = (float(t) for t in solution.times[[0, -1]])
+    least = (limits.min_step, 0.0) if limits.min_step else (0.0, 2.0**-48)
+    settings = (start, end, math.copysign(1.0, end - start), rtol, *least, limits.max_step)
+    solution.x[0], solution.x[1:] = y0, math.nan
+    counts = {name: torch.zeros(len(y0), dtype=torch.int64, device=y0.device) for name in COUNTS}
+    results = {"out": solution.x, "final": solution.final, "reached": tensor(solution.t)} | counts
+    kernels.solve(
+        getattr(kernels, rhs) if isinstance(rhs, str) else rhs,
+        y0,
+        bound.params.to(y0.device),
+        (table(tableau.a, tableau.stages), tableau.c, tableau.error[0], table(tableau.dense, 4)),
+        tensor(atol),
+        tensor((*settings, *numbers_of(control, tableau))),
+        tensor(solution.times),
+        limits.first_step,
+        limits.max_steps,
+        results,
+    )
+    solution.t[:] = results["reached"].cpu().numpy()
+    for name, values in counts.items():
+        getattr(solution, name)[:] = values.cpu().numpy()
 
 
 def report(solution: Solution, on_failure: str, limits: Limits) -> None:
@@ -180,7 +241,7 @@ def check_states(y0: Tensor) -> None:
     """Refuse what is no ensemble.
 
     Raises:
-        ArgumentError, DtypeError, ShapeError, DeviceError: Not a float64 tensor [B, d] on the CPU.
+        ArgumentError, DtypeError, ShapeError: Not a float64 tensor [B, d].
 
     """
     if not isinstance(y0, Tensor):
@@ -189,8 +250,6 @@ def check_states(y0: Tensor) -> None:
         raise DtypeError("y0", got=y0.dtype, expected="float64")
     if y0.ndim != 2 or y0.shape[1] == 0:
         raise ShapeError("y0", got=list(y0.shape), expected="[B, d] with d of at least 1")
-    if not y0.is_cpu:
-        raise DeviceError("y0", got=y0.device, expected="the CPU")
 
 
 def embedded_pair(method: str | Pair) -> Pair:
