@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ...errors import ArgumentError, DtypeError, ShapeError
 
+POINTER = ctypes.CFUNCTYPE(None).__mro__[1]  # the class of all function pointers of ctypes
 # Numbers of the kinds in csrc/cpu/ensemble.hpp.
 FUNCTION, VAN_DER_POL, LORENZ, LINEAR, MIXTURE = range(5)
 
@@ -148,12 +150,11 @@ def right_hand_side(rhs: Any) -> RightHandSide:
             expected = "the six of pushforward.solvers.ensemble.NativeFunction"
             raise ArgumentError("rhs", got=f"a numba cfunc of {len(arguments)} arguments", expected=expected)
         return NativeFunction(rhs.address, keep=rhs)
-    if isinstance(rhs, ctypes._CFuncPtr):
+    if isinstance(rhs, POINTER):
         return NativeFunction(ctypes.cast(rhs, ctypes.c_void_p).value or 0, keep=rhs)
     if type(rhs).__module__ == "_cffi_backend":
-        import _cffi_backend
-
-        return NativeFunction(int(_cffi_backend.FFI().cast("uintptr_t", rhs)), keep=rhs)
+        backend = sys.modules["_cffi_backend"]
+        return NativeFunction(int(backend.FFI().cast("uintptr_t", rhs)), keep=rhs)
     if type(rhs).__module__.startswith("triton."):
         return TritonFunction(rhs)
     hints = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -54,12 +55,11 @@ class NumbaFunction(RightHandSide):
 
     def _compile(self, dim: int, count: int, shared: bool) -> Any:
         try:
-            import numba
+            numba: Any = importlib.import_module("numba")
         except ImportError as error:
             hint = "pip install 'pushforward[numba]'; or pass a compiled function, see NativeFunction"
             raise MissingDependencyError("numba", hint=hint) from error
-        from numba import carray, types
-
+        types, carray = numba.types, numba.carray
         double = types.CPointer(types.float64)
         signature = types.void(types.int64, types.int64, double, double, double, double)
         options = {"error_model": "numpy", "fastmath": self.fastmath}
