@@ -126,6 +126,7 @@ def _check(shape, times, noise: Noise, span, levels, dtype) -> None:
 
 
 def _run(shape, times, noise: Noise, span, levels, area, dtype, device) -> tuple[Tensor, Tensor]:
+    times = times.detach()
     numbers = times.contiguous().numpy()
     if numbers.size and not (numbers.min() >= 0 and numbers.max() <= 1 and (numbers[1:] >= numbers[:-1]).all()):
         raise ArgumentError("times", got=times.tolist(), expected="numbers in [0, 1] that do not decrease")
@@ -266,5 +267,5 @@ catalogue.describe(
     formula="W_t - W_s and mean_r(W_r - chord) of a path keyed by (seed, samples[b], node, e), for any times s < t",
     moved="n s written, twice with areas; nothing is read",
     benchmark="brownian_paths.py",
-    rows=("brownian 1x4x64x64 fixed grid", "brownian 16x4x64x64 own times"),
+    rows=("brownian 1x4x64x64 fixed grid", "brownian 16x4x64x64 own times", "brownian 256x2 own times"),
 )

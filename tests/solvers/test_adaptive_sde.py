@@ -1,6 +1,8 @@
 """Adaptive SDEs: the law of what comes out, convergence along one path, independence of the batch, models, mistakes."""
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -231,3 +233,14 @@ def test_failures_name_sample_and_time():
 
     with pytest.raises((NotFiniteError, IntegrationError), match="sample 0"):
         pf.solve_sde(broken, 1.0, x0, [0.0, 1.0])
+
+
+def test_the_code_of_the_page_runs():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "sde_adaptive.md").read_text()
+    blocks, names = re.findall(r"```python\n(.*?)```", page, re.S), {}
+    assert len(blocks) == 3
+    for block in blocks:
+        exec(block, names)
+    assert names["samples"].isfinite().all()
+    for method in SCHEMES:  # the table has them all
+        assert f"`{method}`" in page

@@ -67,8 +67,17 @@ struct NodeNormals {
     float* to = buffer;
     held = used = 0;
     uint32_t number = 0;
+    const bool whole = blocks % lanes == 0;
     while (held < room && held * of_node < 4 * lanes && next_node(number)) {
       ++held;
+      if (whole) {  // vectors belong to one node each: nothing is gathered
+        for (int stage = 0; stage < stages; ++stage) {
+          for (int64_t b = 0; b < blocks; b += lanes, to += 4 * lanes) {
+            make(number, first_block + uint32_t(b), streams[stage], to);
+          }
+        }
+        continue;
+      }
       for (int stage = 0; stage < stages; ++stage) {
         for (int64_t b = 0; b < blocks; ++b) {
           node[lane] = number;
@@ -84,6 +93,15 @@ struct NodeNormals {
       }
     }
     if (lane > 0) make(node, block, low, high, to);
+  }
+
+  void make(uint32_t node, uint32_t block, const Stream<uint32_t>& stream, float* to) {
+    const Words32 zero = {};
+    Words32 offset;
+    for (int lane = 0; lane < lanes; ++lane) offset[lane] = uint32_t(block_of_lane(lane));
+    Normals::make(philox<SplitLanes>(split(offset + block), split(zero + node), split(zero + attempt), split(zero),
+                                     split(zero + stream.k0), split(zero + stream.k1)),
+                  to);
   }
 
   void make(const uint32_t* node, const uint32_t* block, const uint32_t* low, const uint32_t* high, float* to) {
