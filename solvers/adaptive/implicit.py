@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import torch
@@ -185,7 +186,7 @@ class Iteration:
 
 def sum_of(slopes: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """Their weighted sum."""
-    return slopes[0] if list(weights) == [1.0] else combine(slopes, weights)
+    return slopes[0] if list(weights) == [1.0] else cast(Tensor, combine(slopes, weights))
 
 
 def column(value: Tensor, like: Tensor) -> Tensor:

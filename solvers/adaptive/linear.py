@@ -47,7 +47,7 @@ class DenseSystem:
     Args:
         field: Field of the live samples.
         x: States [b, *D].
-        t: Tensor [b].
+        t: Times, float64 [b], on the host.
         weight: w, float64 [b].
 
     """

@@ -31,7 +31,8 @@ def nested(stages: int, weights: Row, slope: Rows) -> Rows:
     first, last = ([Fraction(i == stage) for i in range(len(weights))] for stage in (0, stages - 1))
     second = [f - b for f, b in zip(first, weights, strict=True)]
     third = [2 * b - f - s for b, f, s in zip(weights, first, last, strict=True)]
-    basis, factors = [(Fraction(1),)], ((0, 1), (1, -1)) * 4
+    basis: list[Row] = [(Fraction(1),)]
+    factors = ((0, 1), (1, -1)) * 4
     for constant, linear in factors[:7]:
         low, high = (*basis[-1], Fraction(0)), (Fraction(0), *basis[-1])
         basis.append(tuple(constant * x + linear * y for x, y in zip(low, high, strict=True)))
