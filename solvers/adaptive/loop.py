@@ -195,15 +195,16 @@ class Run:
     def renew(self, fresh: np.ndarray) -> None:
         """Slopes at new states, where the method's last stage is not one."""
         live = self.live
-        if self.recorder is not None:
-            self.recorder.renew(live.samples[fresh])
+        slope = None if self.recorder is None else self.recorder.renew(live, fresh)
         if fresh.all() or live.slope is None:
-            self.live = replace(live, slope=live.evaluate(live.x, torch.from_numpy(live.t)))
+            slope = live.evaluate(live.x, torch.from_numpy(live.t)) if slope is None else slope
+            self.live = replace(live, slope=slope)
             self.count(1)
             return
         index = torch.from_numpy(np.flatnonzero(fresh))
         place = index.to(live.x.device)
-        slope = live.field.rows(index)(live.x.index_select(0, place), torch.from_numpy(live.t[fresh]))
+        if slope is None:
+            slope = live.field.rows(index)(live.x.index_select(0, place), torch.from_numpy(live.t[fresh]))
         self.live = replace(live, slope=live.slope.index_copy(0, place, slope))
         self.calls += 1
         self.control.nfe[fresh] += 1

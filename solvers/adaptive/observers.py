@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
+from torch import Tensor
 
 from .method import Attempt, Live
 
@@ -16,8 +17,8 @@ class Recorder(Protocol):
         """Steps of the samples in ``accept``, from ``live.t``; ``after`` is where they end, which an event may cut."""
         ...
 
-    def renew(self, samples: np.ndarray) -> None:
-        """The next steps of these samples begin with a slope evaluated anew, not with the last stage before."""
+    def renew(self, live: Live, fresh: np.ndarray) -> Tensor | None:
+        """The next steps of the samples in ``fresh`` begin with a new slope; theirs, if it evaluates them itself."""
         ...
 
 

@@ -141,7 +141,7 @@ class Quadrature:
         self.parameters, self.scale = list(parameters), scale
         self.total = [torch.zeros_like(parameter) for parameter in self.parameters]
 
-    def renew(self, samples: np.ndarray) -> None:
+    def renew(self, live: Live, fresh: np.ndarray) -> Tensor | None:
         """First stages are always evaluated."""
 
     def step(self, live: Live, attempt: Attempt, accept: np.ndarray, h: np.ndarray, after: np.ndarray) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..adaptive.explicit import ExplicitMethod, dense_weights, stage_work
 from ..adaptive.field import Field
 from ..adaptive.method import Attempt, Live
-from .replay import complete, picked, take_step, weighted
+from .replay import complete, own, picked, take_step, weighted
 from .tape import StepRecorder
 
 
@@ -35,7 +35,7 @@ class GraphRecorder(StepRecorder):
         self.method, self.field, self.times = method, field, times
         self.x, self.slope = x0, torch.zeros_like(x0)
         self.samples = np.arange(len(x0))
-        self.stale = np.ones(len(x0), dtype=bool)
+        self.started = False
         self.output = np.ones(len(x0), dtype=np.int64)
         self.slots: list[np.ndarray] = []
         self.states_at: list[Tensor] = []
@@ -43,10 +43,18 @@ class GraphRecorder(StepRecorder):
         self.stages: list[Tensor] = []
         self.new = x0
 
-    def renew(self, samples: np.ndarray) -> None:
-        """Evaluate the first stage of the next step of these samples."""
-        super().renew(samples)
-        self.stale[samples] = True
+    def renew(self, live: Live, fresh: np.ndarray) -> Tensor | None:
+        """Evaluate the first stage of the next step of these samples, once for the run and the graph."""
+        super().renew(live, fresh)
+        if self.broken:
+            return None
+        rows = np.flatnonzero(fresh)
+        with torch.enable_grad():
+            self.follow(live)
+            some = self.field if len(rows) == len(fresh) else self.field.rows(torch.from_numpy(rows))
+            slope = own(some(picked(self.x, rows), torch.from_numpy(live.t[rows])), self.slope)
+            self.slope = slope if len(rows) == len(fresh) else put(self.slope, rows, slope)
+        return slope.detach()
 
     def attempt(self, live: Live, h: np.ndarray) -> Attempt:
         """What the method would do, with a graph that is kept here."""
@@ -54,6 +62,8 @@ class GraphRecorder(StepRecorder):
             return self.method.attempt(live, h)
         with torch.enable_grad():
             self.follow(live)
+            if not self.started:
+                self.slope, self.started = self.field(self.x, torch.from_numpy(live.t.copy())), True
             self.stages, self.new = take_step(self.method, self.field, self.x, self.slope, live.t, h)
         work = stage_work(live.x, torch.from_numpy(h), torch.from_numpy(live.t))
         for stage in self.stages:
@@ -70,19 +80,11 @@ class GraphRecorder(StepRecorder):
         return Attempt(new if passed else new.clone(), ratio, slope, len(self.method.rows), interpolate)
 
     def follow(self, live: Live) -> None:
-        """Let go of samples that have left, and evaluate slopes that are due."""
+        """Let go of samples that have left."""
         if len(live.samples) < len(self.samples):
             place = np.searchsorted(self.samples, live.samples)
             self.x, self.slope = picked(self.x, place), picked(self.slope, place)
             self.field, self.samples = self.field.rows(torch.from_numpy(place)), live.samples
-        due = self.stale[self.samples]
-        if due.all():
-            self.slope = self.field(self.x, torch.from_numpy(live.t.copy()))
-        elif due.any():
-            rows = np.flatnonzero(due)
-            some = self.field.rows(torch.from_numpy(rows))
-            self.slope = put(self.slope, rows, some(picked(self.x, rows), torch.from_numpy(live.t[rows])))
-        self.stale[self.samples] = False
 
     def interpolate(self, rows: np.ndarray, theta: np.ndarray, live: Live, h: np.ndarray) -> tuple[Tensor, int]:
         """States at the next requested times of some samples, which are noted here."""

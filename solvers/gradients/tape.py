@@ -40,8 +40,9 @@ class StepRecorder:
             index = torch.from_numpy(place).to(attempt.x.device)
             self.states.append(attempt.x if every else attempt.x.index_select(0, index))
 
-    def renew(self, samples: np.ndarray) -> None:
+    def renew(self, live: Live, fresh: np.ndarray) -> Tensor | None:
         """Note that the next step of these samples evaluates its first stage."""
+        samples = live.samples[fresh]
         self.fresh.append((samples, self.count[samples]))
 
     def steps(self) -> Steps:
