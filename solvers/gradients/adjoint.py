@@ -104,7 +104,7 @@ class Adjoint(torch.autograd.Function):
         return run.x.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x0, times and parameters.
 
         Raises:
@@ -114,7 +114,7 @@ class Adjoint(torch.autograd.Function):
         if torch.is_grad_enabled():
             hint = "Use gradient='steps', whose gradients have gradients"
             raise ArgumentError("create_graph", got="True, with gradient='adjoint'", expected="False", hint=hint)
-        saved = ctx.saved_tensors
+        (gradient,), saved = grad_outputs, ctx.saved_tensors
         times, parameters = (saved[0], saved[1:]) if ctx.has_times else (None, saved)
         wanted = [p for p, need in zip(parameters, ctx.needs_input_grad[3:], strict=True) if need]
         with torch.no_grad():

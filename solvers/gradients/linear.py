@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ def weighted_sum(inputs: Sequence[Tensor], table: Tensor) -> Tensor:
     """
     recorded = torch.is_grad_enabled() and any([x.requires_grad for x in inputs])
     if not recorded or torch._C._are_functorch_transforms_active():
-        return combine(list(inputs), table)
+        return cast(Tensor, combine(list(inputs), table))
     return WeightedSum.apply(table, *inputs)
 
 
@@ -37,11 +37,12 @@ class WeightedSum(torch.autograd.Function):
     def forward(ctx: Any, table: Tensor, *inputs: Tensor) -> Tensor:
         """The sum."""
         ctx.table = table
-        return combine(list(inputs), table)
+        return cast(Tensor, combine(list(inputs), table))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient times each weight; itself differentiable."""
+        (gradient,) = grad_outputs
         table, found = ctx.table, [None] * ctx.table.shape[1]
         needed = [k for k, need in enumerate(ctx.needs_input_grad[1:]) if need]
         if needed and needed[0] == 0 and bool((table[:, 0] == 1).all()):

@@ -53,8 +53,7 @@ class StepRecorder:
         width = len(self.count)
         fresh = [np.zeros(0, dtype=np.int64), *(n * width + s for s, n in self.fresh)]
         anew = np.isin(number * width + samples, np.concatenate(fresh)) | (number == 0)
-        columns = (column[order] for column in (samples, number, t, h, after, anew))
-        return Steps(*columns, order)
+        return Steps(samples[order], number[order], t[order], h[order], after[order], anew[order], order)
 
 
 @dataclass
