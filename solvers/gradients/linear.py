@@ -36,14 +36,15 @@ class WeightedSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, table: Tensor, *inputs: Tensor) -> Tensor:
         """The sum."""
-        ctx.table = table
+        ctx.save_for_backward(table)  # not as an attribute, which checkpoints would not let go
         return cast(Tensor, combine(list(inputs), table))
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient times each weight; itself differentiable."""
         (gradient,) = grad_outputs
-        table, found = ctx.table, [None] * ctx.table.shape[1]
+        (table,) = ctx.saved_tensors
+        found: list[Tensor | None] = [None] * table.shape[1]
         needed = [k for k, need in enumerate(ctx.needs_input_grad[1:]) if need]
         if needed and needed[0] == 0 and bool((table[:, 0] == 1).all()):
             found[0] = gradient
