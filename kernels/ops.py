@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import arguments, operators
+from . import arguments, operators, reference
 from .arguments import Terms
 from .dispatch import device_type, implementation
 from .noise import pack_noise, unpack_noise
@@ -83,7 +83,12 @@ def _backward(ctx, grads):
         else:
             transposed = weights_of[:, used][:, :, ks].transpose(1, 2).contiguous()
         parts = Terms(transposed, (), ((),) * len(ks), False, groups)
-        for k, value in zip(ks, combine([grads[o] for o in used], parts), strict=True):
+        given = [grads[o] for o in used]
+        if torch._C._are_functorch_transforms_active():  # a batch of gradients at once: the operator has no such rule
+            values = [total.to(given[0].dtype) for total in reference.totals(given, parts, given[0])]
+        else:
+            values = combine(given, parts)
+        for k, value in zip(ks, values, strict=True):
             result[k] = value
     return result, *ctx.blanks
 

@@ -5,7 +5,7 @@ if (
 ):  # on sys.path by accident (a checkout as working directory): look like an unrelated, empty module
     __version__ = "0"
 else:
-    from . import adaptive, brownian, ensemble, exponential, interop, ode, parallel, sde
+    from . import adaptive, brownian, ensemble, exponential, interop, likelihood, ode, parallel, sde
     from .adaptive import Controller, Event, Solution, Status, solve_ode
     from .brownian import BrownianTree, solve_sde
     from .ensemble import solve_ensemble
@@ -33,6 +33,7 @@ else:
     )
     from .head_start import HeadStart
     from .hooks import Hook, StepState, Trajectory
+    from .likelihood import LogDensity, log_density, sample_with_log_density
     from .plan import Cost, Expression, Plan, StepBuilder
     from .sde import Diffusion
     from .solver import FixedGridSolver, plan, register, solver, solvers
@@ -56,6 +57,7 @@ else:
         "Hook",
         "Indices",
         "Karras",
+        "LogDensity",
         "LogSNR",
         "NoiseRatios",
         "Offset",
@@ -78,11 +80,14 @@ else:
         "exponential",
         "grid",
         "interop",
+        "likelihood",
+        "log_density",
         "ode",
         "optimise_grid",
         "parallel",
         "plan",
         "register",
+        "sample_with_log_density",
         "sde",
         "solve_ensemble",
         "solve_ode",

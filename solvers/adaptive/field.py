@@ -75,6 +75,20 @@ class JointField:
         return self
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How to make a field that is neither a function nor a model.
+
+    A run makes it once, and once more where gradients are recorded: what a field has prepared without them has none.
+
+    Attributes:
+        make: Returns the field of all samples.
+
+    """
+
+    make: Callable[[], Field]
+
+
 def check_slope(slope: object, x: Tensor, times: Times) -> None:
     """Refuse a slope that is not like the state.
 

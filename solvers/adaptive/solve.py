@@ -23,7 +23,7 @@ from .controller import Controller
 from .controller import controller as controller_named
 from .events import Event
 from .explicit import explicit_method
-from .field import Field, JointField, function_field
+from .field import Field, JointField, Recipe, function_field
 from .loop import Run
 from .method import METHODS, Live, Method
 from .pairs import Pair, pair
@@ -35,7 +35,7 @@ EventLike: TypeAlias = Event | Callable[[Tensor, Tensor], Tensor]
 
 
 def solve_ode(
-    field: Callable[..., Tensor] | Model | TwoSidedModel,
+    field: Callable[..., Tensor] | Model | TwoSidedModel | Recipe,
     x0: Tensor,
     times: Sequence[float] | np.ndarray | Tensor,
     *,
@@ -197,12 +197,14 @@ def as_field(
     guidance: float | Guidance,
     x0: Tensor,
 ) -> Field:
-    """The field of a function or a model.
+    """The field of a function or a model, or as a recipe says.
 
     Raises:
         ArgumentError: Guidance of a function.
 
     """
+    if isinstance(field, Recipe):
+        return field.make()
     if isinstance(field, Model | TwoSidedModel):
         return ModelField(field, condition, null, guidance)
     if null is not None or guidance != 1:

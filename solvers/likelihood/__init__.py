@@ -1,0 +1,21 @@
+"""Likelihood: log-densities along the probability flow.
+
+:func:`log_density` follows points back to the base; :func:`sample_with_log_density` draws samples and knows theirs.
+"""
+
+from .bits import bits_per_dimension, dequantise
+from .divergence import TRACES, ExactTrace, Hutchinson, HutchPlusPlus, Trace
+from .log_density import LogDensity, log_density, sample_with_log_density
+
+__all__ = [
+    "TRACES",
+    "ExactTrace",
+    "HutchPlusPlus",
+    "Hutchinson",
+    "LogDensity",
+    "Trace",
+    "bits_per_dimension",
+    "dequantise",
+    "log_density",
+    "sample_with_log_density",
+]
