@@ -21,13 +21,13 @@ from ..adaptive.pairs import Pair
 from ..adaptive.solution import Solution
 from ..adaptive.solve import as_field, as_method, check_state, solve_ode
 from ..adaptive.tolerance import tolerance
-from ..gradients.replay import Checkpoint
 from .bits import bits_per_dimension
 from .divergence import Divergence, ProbeLaw, Trace, trace
 from .ends import Ends, LogDensityFunction, base_log_density, ends, no_base
 from .field import LikelihoodField, LikelihoodNorm, channels
 
 OPTIONS = ("controller", "first_step", "min_step", "max_step", "max_steps", "stops", "on_failure")
+FIRST_STEP = 1e-4  # of the way from the data
 
 
 @dataclass(eq=False)
@@ -92,7 +92,6 @@ def log_density(
     null: Mapping[str, Any] | None = None,
     guidance: float | Guidance = 1.0,
     gradient: str = "none",
-    checkpoint: Checkpoint = False,
     **options: Any,
 ) -> LogDensity:
     r"""The log-density of points under what a flow makes of its base, by following them back to it.
@@ -128,10 +127,10 @@ def log_density(
         norm: Of the state's error; the larger of this and the integral's error counts.
         condition, null, guidance: As of :func:`pushforward.solve_ode`.
         gradient: "none", or "steps": value and latents have gradients in x, conditions, base, and whatever the field
-            closes over: those of the steps that were taken.
-        checkpoint: As of :func:`pushforward.solve_ode`.
+            closes over: those of the steps that were taken. All stages and their backward passes are kept.
         **options: As of :func:`pushforward.solve_ode`: "controller", "first_step", "min_step", "max_step", "max_steps",
-            "stops", "on_failure".
+            "stops", "on_failure". The first step is 1e-4 of the way unless given: towards the data slopes may vanish
+            within a short time (EDM's path), and a guess from them be far too long.
 
     Returns:
         Values and every term; see :class:`LogDensity`.
@@ -156,16 +155,15 @@ def log_density(
     check_points("x", x)
     if base is None and way.sigma is None:
         raise no_base()
-    run = Augmented(
-        field, condition, null, guidance, trace(divergence, x, probes, probe_law, trace_chunk, seed, samples)
-    )
+    chosen = trace(divergence, x, probes, probe_law, trace_chunk, seed, samples)
+    run = Augmented(field, condition, null, guidance, chosen)
+    options.setdefault("first_step", FIRST_STEP * abs(way.data - way.base))
     there = run.solve(
         x if way.scale == 1 else way.scale * x,
         (way.data, way.base),
         method,
         (rtol, atol, divergence_atol, norm),
         gradient=gradient,
-        checkpoint=checkpoint,
         **options,
     )
     x0, integrals = run.split(there.x[-1], x)
@@ -193,7 +191,6 @@ def sample_with_log_density(
     null: Mapping[str, Any] | None = None,
     guidance: float | Guidance = 1.0,
     gradient: str = "none",
-    checkpoint: Checkpoint = False,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     **options: Any,
@@ -208,7 +205,7 @@ def sample_with_log_density(
         times: The times of the data and of the base, in this order, as of :func:`log_density`.
         seed, samples: Keys of the noise and of the probes.
         method, rtol, atol, divergence_atol, norm, condition, null, guidance: As of :func:`log_density`.
-        gradient, checkpoint, **options: As of :func:`log_density`.
+        gradient, **options: As of :func:`log_density`.
         dtype, device: Of the noise, where ``start`` is a shape; float32 on the CPU by default.
 
     Returns:
@@ -250,7 +247,6 @@ def sample_with_log_density(
         method,
         (rtol, atol, divergence_atol, norm),
         gradient=gradient,
-        checkpoint=checkpoint,
         **options,
     )
     x, integrals = run.split(there.x[-1], start)
@@ -281,7 +277,6 @@ class Augmented:
         allowed: tuple[float | Tensor, float | Tensor, float | None, Any],
         *,
         gradient: str,
-        checkpoint: Checkpoint,
         **options: Any,
     ) -> Solution:
         """The run of states and integrals, [2, B, d + channels].
@@ -327,7 +322,6 @@ class Augmented:
                 atol=columns[1],
                 norm=LikelihoodNorm(norm, event, size),
                 gradient=gradient,  # pyright: ignore[reportArgumentType]  # checked above
-                checkpoint=checkpoint,
                 **options,
             )
 

@@ -109,3 +109,17 @@ def test_transforms_and_modes_see_it():
 
 def test_meta_tensors():
     assert combine([torch.empty(4, 3, device="meta")], [2.0]).shape == (4, 3)
+
+
+@pytest.mark.parametrize("differ", [False, True])
+def test_a_batch_of_gradients_goes_through_combine_at_once(differ):
+    x = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+    weights = torch.rand(3, 2, dtype=torch.float64) if differ else [0.3, -1.5]
+    y = combine([x, x.square()], weights)
+    vectors = torch.randn(4, 3, 2, dtype=torch.float64)
+    pull = lambda v: torch.autograd.grad(y, x, v, create_graph=True)[0]  # noqa: E731
+    one_by_one = torch.stack([pull(v) for v in vectors])
+    at_once = torch.func.vmap(pull)(vectors)
+    torch.testing.assert_close(at_once, one_by_one, rtol=1e-14, atol=1e-14)
+    second = [torch.autograd.grad(found.square().sum(), x, retain_graph=True)[0] for found in (at_once, one_by_one)]
+    torch.testing.assert_close(*second, rtol=1e-13, atol=1e-13)
