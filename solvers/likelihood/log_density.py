@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ from ..adaptive.pairs import Pair
 from ..adaptive.solution import Solution
 from ..adaptive.solve import as_field, as_method, check_state, solve_ode
 from ..adaptive.tolerance import tolerance
+from ..gradients.adjoint import tensors_of
+from ..gradients.request import Gradient, found_parameters
 from .bits import bits_per_dimension
 from .divergence import Divergence, ProbeLaw, Trace, trace
 from .ends import Ends, LogDensityFunction, base_log_density, ends, no_base
@@ -91,7 +93,8 @@ def log_density(
     condition: Mapping[str, Any] | None = None,
     null: Mapping[str, Any] | None = None,
     guidance: float | Guidance = 1.0,
-    gradient: str = "none",
+    gradient: Gradient = "none",
+    parameters: Iterable[Tensor] | None = None,
     **options: Any,
 ) -> LogDensity:
     r"""The log-density of points under what a flow makes of its base, by following them back to it.
@@ -126,8 +129,10 @@ def log_density(
             that is a tensor.
         norm: Of the state's error; the larger of this and the integral's error counts.
         condition, null, guidance: As of :func:`pushforward.solve_ode`.
-        gradient: "none", or "steps": value and latents have gradients in x, conditions, base, and whatever the field
-            closes over: those of the steps that were taken. All stages and their backward passes are kept.
+        gradient: "none"; "steps": value and latents have gradients in x, conditions, base, and whatever the field
+            closes over: those of the steps that were taken, all of whose stages and products are kept; or "adjoint": in
+            x, conditions, base and ``parameters``, by the adjoint equation, which keeps the states between steps.
+        parameters: Of "adjoint": tensors to differentiate by; by default the parameters of a module or a model.
         **options: As of :func:`pushforward.solve_ode`: "controller", "first_step", "min_step", "max_step", "max_steps",
             "stops", "on_failure". The first step is 1e-4 of the way unless given: towards the data slopes may vanish
             within a short time (EDM's path), and a guess from them be far too long.
@@ -164,6 +169,7 @@ def log_density(
         method,
         (rtol, atol, divergence_atol, norm),
         gradient=gradient,
+        parameters=parameters,
         **options,
     )
     x0, integrals = run.split(there.x[-1], x)
@@ -190,7 +196,8 @@ def sample_with_log_density(
     condition: Mapping[str, Any] | None = None,
     null: Mapping[str, Any] | None = None,
     guidance: float | Guidance = 1.0,
-    gradient: str = "none",
+    gradient: Gradient = "none",
+    parameters: Iterable[Tensor] | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     **options: Any,
@@ -205,7 +212,7 @@ def sample_with_log_density(
         times: The times of the data and of the base, in this order, as of :func:`log_density`.
         seed, samples: Keys of the noise and of the probes.
         method, rtol, atol, divergence_atol, norm, condition, null, guidance: As of :func:`log_density`.
-        gradient, **options: As of :func:`log_density`.
+        gradient, parameters, **options: As of :func:`log_density`.
         dtype, device: Of the noise, where ``start`` is a shape; float32 on the CPU by default.
 
     Returns:
@@ -247,6 +254,7 @@ def sample_with_log_density(
         method,
         (rtol, atol, divergence_atol, norm),
         gradient=gradient,
+        parameters=parameters,
         **options,
     )
     x, integrals = run.split(there.x[-1], start)
@@ -276,21 +284,22 @@ class Augmented:
         method: str | Pair,
         allowed: tuple[float | Tensor, float | Tensor, float | None, Any],
         *,
-        gradient: str,
+        gradient: Gradient,
+        parameters: Iterable[Tensor] | None,
         **options: Any,
     ) -> Solution:
         """The run of states and integrals, [2, B, d + channels].
 
         Raises:
             UnknownNameError: An option that :func:`log_density` does not have.
-            ArgumentError: A method that is no explicit pair; tolerances that make no sense.
+            ArgumentError: A method that is no explicit pair; tolerances or gradients that make no sense.
 
         """
         for name in options:
             if name not in OPTIONS:
                 raise UnknownNameError("options", got=repr(name), expected=", ".join(OPTIONS))
-        if gradient not in ("none", "steps"):
-            raise UnknownNameError("gradient", got=repr(gradient), expected="'none' or 'steps'")
+        if gradient == "adjoint":
+            parameters = [*found_parameters(self.field, parameters), *tensors_of(self.condition)]
         if not isinstance(as_method(method), ExplicitMethod):
             raise ArgumentError("method", got=method, expected="an explicit pair")
         rtol, atol, own, norm = allowed
@@ -321,7 +330,8 @@ class Augmented:
                 rtol=columns[0],
                 atol=columns[1],
                 norm=LikelihoodNorm(norm, event, size),
-                gradient=gradient,  # pyright: ignore[reportArgumentType]  # checked above
+                gradient=gradient,
+                parameters=parameters,
                 **options,
             )
 
