@@ -191,12 +191,12 @@ def test_a_flow_that_contracts_is_not_reversed() -> None:
 def test_an_implicit_run_has_an_adjoint(exact: tuple[Tensor, ...]) -> None:
     net = Net()
     x, times, wanted = inputs(net)
-    run = pf.solve_ode(net, x, times, method="kvaerno43", rtol=1e-6, atol=1e-6, gradient="adjoint")
+    run = pf.solve_ode(net, x, times, method="esdirk43", rtol=1e-6, atol=1e-6, gradient="adjoint")
     found = torch.autograd.grad(loss(run.x), wanted)
     for a, b in zip(found, exact, strict=True):  # sums of errors that are within the tolerance each
         torch.testing.assert_close(a, b, rtol=0.0, atol=100 * 1e-6 * b.abs().max().item())
-    with pytest.raises(ArgumentError, match="gradient: got 'steps' of kvaerno43, expected an explicit pair"):
-        pf.solve_ode(net, x, times, method="kvaerno43", gradient="steps")
+    with pytest.raises(ArgumentError, match="gradient: got 'steps' of esdirk43, expected an explicit pair"):
+        pf.solve_ode(net, x, times, method="esdirk43", gradient="steps")
 
 
 def test_a_rejected_stage_that_is_not_finite_spoils_no_parameter() -> None:
