@@ -52,6 +52,8 @@ class FunctionField:
 
     def rows(self, index: Tensor) -> FunctionField:
         """The same function with its conditions' rows."""
+        if not self.condition:
+            return self
 
         def gather(_: str, leaf: Any) -> Any:
             batched = isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == self.samples

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .control import Limits, restore_rejected, step_control
 from .controller import Controller
@@ -60,6 +61,7 @@ class Run:
         self.nfe, self.accepted, self.attempts = (np.zeros(count, dtype=np.int64) for _ in range(3))
         self.jacobians, self.products = (np.zeros(count, dtype=np.int64) for _ in range(2))
         self.calls = self.host_reads = 0
+        self.arrived: list[tuple[np.ndarray, Tensor]] = []
         self.states = x.new_full((length, *x.shape), torch.nan)
         self.states[0] = x
         self.dense = DenseOutput(x.clone(), times[:, 0].copy()) if dense else None
@@ -74,6 +76,7 @@ class Run:
             self.begin()
             while len(self.live.samples):
                 self.advance()
+            self.gather_final_states()
         records = self.watch.records() if self.watch else []
         rejected = self.attempts - self.accepted
         linear = (self.jacobians, self.products)
@@ -100,7 +103,7 @@ class Run:
         else:
             h = 0.01 * way
         control.h[:] = h
-        control.next_output[:] = self.times[:, 1]
+        control.next_output[:] = self.requested(live.samples, control.output)
         if not np.isfinite(h).all():  # the slope is not finite: a state to report, not a step to try
             control.ended[:] = np.where(np.isfinite(h), -1, Status.NOT_FINITE)
             self.finish()
@@ -109,7 +112,9 @@ class Run:
     def aim(self) -> None:
         """Set the targets: the end, or the next stop before it, or without dense output the next requested time."""
         control, way = self.control, self.direction
-        target = control.end if self.method.dense else control.next_output
+        target = control.end
+        if not self.method.dense:
+            target = np.where(np.isfinite(control.next_output), control.next_output, target)
         for stop in sorted(self.stops, key=lambda stop: -way * stop):
             ahead = (way * control.t < way * stop) & (way * stop < way * target)
             target = np.where(ahead, stop, target)
@@ -213,11 +218,11 @@ class Run:
 
     def write_outputs(self, live: Live, attempt: Attempt, h: np.ndarray) -> None:
         """States at the requested times that accepted steps have passed."""
-        control, way, length = self.control, self.direction, self.times.shape[1]
+        control, way = self.control, self.direction
         accept = control.accept != 0
         while True:
             asked = control.next_output
-            due = accept & (control.output < length) & (way * asked <= way * control.after)
+            due = accept & (way * asked <= way * control.after)
             if not due.any():
                 return
             at_end = due & (asked == control.after)
@@ -236,24 +241,25 @@ class Run:
                 k, s = (torch.from_numpy(i).to(states.device) for i in (control.output[rows], live.samples[rows]))
                 self.states.index_put_((k, s), states)
             control.output[:] += due
-            following = self.times[live.samples, np.minimum(control.output, length - 1)]
-            control.next_output[:] = np.where(control.output < length, following, way * np.inf)
+            control.next_output[:] = self.requested(live.samples, control.output)
+
+    def requested(self, samples: np.ndarray, output: np.ndarray) -> np.ndarray:
+        """Requested times by index; infinity for the last one, whose states are the final ones."""
+        last = self.times.shape[1] - 1
+        return np.where(output < last, self.times[samples, np.minimum(output, last)], self.direction * np.inf)
 
     def finish(self) -> None:
         """Take out the samples that have ended; the field sees them no more."""
         live, control = self.live, self.control
         gone, keep = control.ended >= 0, control.ended < 0
-        samples = live.samples[gone]
-        index = torch.from_numpy(np.flatnonzero(gone)).to(live.x.device)
-        self.final.index_copy_(0, torch.from_numpy(samples).to(live.x.device), live.x.index_select(0, index))
-        self.final_t[samples] = control.t[gone]
-        self.status[samples] = control.ended[gone]
-        for whole, rows in (
-            (self.nfe, control.nfe),
-            (self.accepted, control.accepted),
-            (self.attempts, control.attempts),
-        ):
-            whole[samples] = rows[gone]
+        leaving = np.flatnonzero(gone)
+        samples = live.samples[leaving]
+        index = torch.from_numpy(leaving).to(live.x.device)
+        self.arrived.append((samples, live.x.index_select(0, index)))
+        self.final_t[samples] = control.t[leaving]
+        self.status[samples] = control.ended[leaving]
+        self.nfe[samples], self.attempts[samples] = control.nfe[leaving], control.attempts[leaving]
+        self.accepted[samples] = control.accepted[leaving]
         rest = torch.from_numpy(np.flatnonzero(keep))
         place = rest.to(live.x.device)
         control.keep()
@@ -268,6 +274,17 @@ class Run:
         )
         if self.watch:
             self.watch.rows(rest)
+
+    def gather_final_states(self) -> None:
+        """Put the last states of all samples in their places, and those that arrived among the requested ones."""
+        samples = torch.from_numpy(np.concatenate([samples for samples, _ in self.arrived])).to(self.final.device)
+        self.final.index_copy_(0, samples, torch.cat([x for _, x in self.arrived]))
+        there = self.status == Status.SUCCESS
+        if there.all():
+            self.states[-1] = self.final
+        else:
+            rows = torch.from_numpy(np.flatnonzero(there)).to(self.final.device)
+            self.states[-1, rows] = self.final[rows]
 
     def count(self, evaluations: int) -> None:
         """Add evaluations of all live samples."""
