@@ -75,9 +75,10 @@ class Problem:
             self._exact[key] = solvers.Executor(plan, start).run(self.linear(self.wide).evaluate).double()
         return self._exact[key]
 
-    def error(self, x: Tensor, nu: float) -> float:
-        """Root mean square distance to the exact answer of that start."""
-        return (x.double() - self.exact(nu)).square().mean().sqrt().item()
+    def errors(self, x: Tensor, nu: float) -> tuple[float, float]:
+        """Distance to the exact answers of that start: root mean square of all samples, and the median sample's."""
+        squares = (x.double() - self.exact(nu)).square().flatten(1).mean(1)
+        return squares.mean().sqrt().item(), squares.median().sqrt().item()
 
     # --- for peers -----------------------------------------------------------------------------------------------
 

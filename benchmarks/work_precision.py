@@ -6,7 +6,8 @@ measured). Error is the root mean square distance to the exact samples of the sa
 flow is known, on the linear and on Stable Diffusion's diffusion path, and the bundled digit model, whose reference is
 its own solution in 1,000 steps. Where a method has more than one evaluation a step, it gets as many steps as fit.
 
-``--json FILE`` has a row for each case and peer (ours and theirs are errors, ratio is theirs / ours) and all runs;
+``--json FILE`` has a row for each case and peer (ours and theirs are errors, ratio is theirs / ours) and all runs; it
+is written after each budget, and ``--reuse FILE`` takes what is there, so that a long run can be done in pieces.
 ``--markdown FILE`` writes the tables, ``--plot FILE`` the picture. ``--quick`` leaves the digits and bfloat16 out.
 """
 
@@ -37,13 +38,14 @@ NFE = (5, 8, 10, 15, 20)
 OPTIMISED_NFE = (8, 10)
 MIXTURE = "mixture, flow"
 FEW_GRIDS = ["uniform", "beta", "cosine"]  # where a solver's best are not known
-OURS, OPTIMISED = "pushforward", "pushforward, optimised grid"
+OURS, OPTIMISED, FITTED = "pushforward", "pushforward, optimised grid", "pushforward, fitted grid and weights"
+OWN_START = "offset"  # the grid that is run from where it begins, which is where diffusers' flow schedulers do
 REQUIRED = {"dynamic_shift": {"tokens": 1024}}  # options of grids that have no default
 
 
 @dataclass(frozen=True)
 class Run:
-    """One sampler on one problem."""
+    """One sampler on one problem: the root mean square of all errors, and the median of the samples'."""
 
     problem: str
     dtype: str
@@ -53,6 +55,7 @@ class Run:
     grid: str
     nfe: int
     error: float
+    median: float | None = None
 
 
 # --- ours --------------------------------------------------------------------------------------------------------
@@ -75,7 +78,7 @@ def times_of(name: str, steps: int, path: models.Interpolant) -> tuple[float, ..
         times = pf.grid(name, steps, path, **REQUIRED.get(name, {}))
     except PushforwardError:
         return None
-    return (path.t_min, *times[1:])
+    return times if name == OWN_START else (path.t_min, *times[1:])
 
 
 @cache
@@ -104,7 +107,7 @@ def sample(plan: pf.Plan, problem: Problem, dtype: torch.dtype) -> Tensor:
 
 def our_runs(problem: Problem, nfe: int, dtype: torch.dtype, only: dict[str, list[str]]) -> Iterator[Run]:
     """Every deterministic solver, on every grid or on those that ``only`` has for it."""
-    prediction, nu = problem.model(dtype).prediction, problem.path.noise_ratio(problem.path.t_min)
+    prediction = problem.model(dtype).prediction
     for name, solver in solvers.solvers():
         if solver.stochastic:
             continue
@@ -115,7 +118,8 @@ def our_runs(problem: Problem, nfe: int, dtype: torch.dtype, only: dict[str, lis
                     x = sample(plan, problem, dtype)
                 except PushforwardError:  # NaN: some methods blow up on some grids
                     continue
-                yield Run(problem.name, str(dtype)[6:], nfe, OURS, name, grid, plan.nfe, problem.error(x, nu))
+                errors = problem.errors(x, problem.path.noise_ratio(plan.grid[0]))
+                yield Run(problem.name, str(dtype)[6:], nfe, OURS, name, grid, plan.nfe, *errors)
 
 
 def best_grids(runs: list[Run], problem: str, nfe: int, count: int) -> dict[str, list[str]]:
@@ -128,26 +132,41 @@ def best_grids(runs: list[Run], problem: str, nfe: int, count: int) -> dict[str,
 
 
 def optimised_runs(problem: Problem, nfe: int, runs: list[Run], count: int) -> Iterator[tuple[Run, pf.Plan]]:
-    """Grids made for the best solvers of this budget, and their error on the problem's starts, never seen before."""
+    """Grids made for the best solvers of this budget, and a formula with its grid; measured on the problem's starts.
+
+    They are made on others, with the power 1 on the digits, a few of which are about to become another digit.
+    """
     best: dict[str, Run] = {}
     for run in sorted((r for r in runs if r.library == OURS and r.budget == nfe), key=lambda r: r.error):
-        best.setdefault(run.solver, run)
+        if run.grid != OWN_START:
+            best.setdefault(run.solver, run)
     model = problem.model(torch.float32)
     nu = problem.path.noise_ratio(problem.path.t_min)
     small = isinstance(problem, Digits)
+    pilot, held_out = (128, 64) if small else (256, 256)
+    given = {
+        "pilot": pilot, "held_out": held_out, "seed": 77, "reference_steps": 24 if small else 48,
+        "condition": {"label": torch.arange(pilot + held_out) % 10} if small else None, "power": 1.0 if small else 2.0,
+    }  # fmt: skip
+
+    def measured(library: str, solver: str, grid: str, plan: pf.Plan) -> tuple[Run, pf.Plan]:
+        errors = problem.errors(sample(plan, problem, torch.float32), nu)
+        return Run(problem.name, "float32", nfe, library, solver, grid, plan.nfe, *errors), plan
+
     for run in list(best.values())[:count]:
         solver = solvers.solver(run.solver)
         base = largest_plan(solver, run.grid, nfe, model.prediction)
         assert base is not None
-        pilot = 16 if small else 256
-        condition = {"label": torch.arange(2 * pilot) % 10} if small else None
         found = pf.optimise_grid(
-            model, solver, base.steps, problem.shape[1:], base=base.grid, pilot=pilot, held_out=pilot, seed=77,
-            condition=condition, reference_steps=32 if small else 48, iterations=5 if small else 10,
-        )  # fmt: skip
+            model, solver, base.steps, problem.shape[1:], base=base.grid, iterations=3 if small else 10, **given
+        )
         plan = pf.make_plan(model, solver=solver, grid=found)
-        error = problem.error(sample(plan, problem, torch.float32), nu)
-        yield Run(problem.name, "float32", nfe, OPTIMISED, run.solver, f"from {run.grid}", plan.nfe, error), plan
+        yield measured(OPTIMISED, run.solver, f"from {run.grid}", plan)
+    if count:
+        fit = pf.fit_multistep(
+            model, nfe, problem.shape[1:], base=(problem.path.t_min, *(i / nfe for i in range(1, nfe + 1))), **given
+        )
+        yield measured(FITTED, "fit_multistep", "its own", pf.make_plan(model, solver=fit.solver, grid=fit.times))
 
 
 # --- theirs ------------------------------------------------------------------------------------------------------
@@ -168,22 +187,28 @@ def peer_runs(
         if done is None:
             continue
         x, nu, calls = done
-        error = problem.error(x, nu)
-        if not math.isfinite(error):
+        errors = problem.errors(x, nu)
+        if not math.isfinite(errors[0]):
             skip(f"{peer.library} {peer.solver}, {peer.grid}, {problem.name}: its samples are not finite")
             continue
-        yield Run(problem.name, str(dtype)[6:], nfe, peer.library, peer.solver, peer.grid, calls, error)
+        yield Run(problem.name, str(dtype)[6:], nfe, peer.library, peer.solver, peer.grid, calls, *errors)
 
 
 # --- the whole ---------------------------------------------------------------------------------------------------
 
 
 def measure(
-    problems: list[Problem], dtypes: list[torch.dtype], count: int, runs: list[Run], say: Callable[[str], None]
+    problems: list[Problem],
+    dtypes: list[torch.dtype],
+    count: int,
+    runs: list[Run],
+    say: Callable[[str], None],
+    keep: Callable[[list[Run], list[str]], None],
 ) -> tuple[list[Run], list[str]]:
     """All runs, added to those there are; in bfloat16 each solver runs on its best float32 grid.
 
     On the digits each of our solvers runs on the three grids that were best for it on the mixture, if that is known.
+    What there is of a problem, dtype, budget and side (fixed grids, grids made for the model) is not run again.
     """
     skipped: dict[str, None] = {}
     begin = time.perf_counter()
@@ -194,23 +219,31 @@ def measure(
     for problem in problems:
         small = isinstance(problem, Digits)
         for nfe in NFE:
-            known = best_grids(runs, MIXTURE, nfe, 3) if small else {}
-            new = [*our_runs(problem, nfe, torch.float32, known), *peer_runs(problem, nfe, torch.float32, None, skip)]
-            plans = []
-            if nfe in OPTIMISED_NFE:
-                plans = [*optimised_runs(problem, nfe, new, count)]
+            there = [r for r in runs if (r.problem, r.budget) == (problem.name, nfe)]
+            new, plans = [], []
+            if not any(r.library == OURS for r in there):
+                known = best_grids(runs, MIXTURE, nfe, 3) if small else {}
+                new += our_runs(problem, nfe, torch.float32, known)
+                new += peer_runs(problem, nfe, torch.float32, None, skip)
+            if nfe in OPTIMISED_NFE and not any(r.library == OPTIMISED for r in there):
+                plans = [*optimised_runs(problem, nfe, there + new, count)]
                 new += [run for run, _ in plans]
             for dtype in dtypes[1:]:
-                chosen = [found[0] for found in by_solver(new).values()]
-                theirs = {(r.library, r.solver, r.grid) for r in chosen if r.library not in (OURS, OPTIMISED)}
-                low = [*our_runs(problem, nfe, dtype, best_grids(new, problem.name, nfe, 1)),
-                       *peer_runs(problem, nfe, dtype, theirs, skip)]  # fmt: skip
+                name = str(dtype)[6:]
+                low: list[Run] = []
+                if not any(r.dtype == name for r in there):
+                    full = [r for r in there + new if r.dtype == "float32"]
+                    chosen = [found[0] for found in by_solver(full).values()]
+                    theirs = {(r.library, r.solver, r.grid) for r in chosen if not r.library.startswith(OURS)}
+                    low += our_runs(problem, nfe, dtype, best_grids(full, problem.name, nfe, 1))
+                    low += peer_runs(problem, nfe, dtype, theirs, skip)
                 nu = problem.path.noise_ratio(problem.path.t_min)
                 for run, plan in plans:
-                    error = problem.error(sample(plan, problem, dtype), nu)
-                    low.append(Run(**asdict(run) | {"dtype": str(dtype)[6:], "error": error}))
+                    error, median = problem.errors(sample(plan, problem, dtype), nu)
+                    low.append(Run(**asdict(run) | {"dtype": name, "error": error, "median": median}))
                 new += low
             runs = runs + new
+            keep(runs, list(skipped))
             say(f"{problem.name}, {nfe} evaluations: {len(new)} runs, {time.perf_counter() - begin:.0f} s")
     return runs, list(skipped)
 
@@ -233,12 +266,12 @@ def rows(runs: list[Run]) -> list[dict]:
     """One for each case and peer: our best against its best."""
     found = []
     for problem, dtype, nfe in dict.fromkeys((r.problem, r.dtype, r.budget) for r in runs):
-        for ours in (OURS, OPTIMISED):
+        for ours in (OURS, OPTIMISED, FITTED):
             mine = best(runs, problem, dtype, nfe, ours)
             for library in ("diffusers", "k-diffusion", "azula"):
                 theirs = best(runs, problem, dtype, nfe, library)
                 if mine and theirs:
-                    suffix = ", optimised grid" if ours == OPTIMISED else ""
+                    suffix = ours.removeprefix(OURS)
                     found.append({
                         "case": f"{problem}, {nfe} evaluations {dtype}{suffix}", "peer": library,
                         "ours": mine.error, "theirs": theirs.error, "ratio": theirs.error / mine.error, "nfe": nfe,
@@ -256,21 +289,24 @@ def cells(runs: list[Run], problem: str, dtype: str, nfe: int, libraries: list[s
     line = [str(nfe)]
     for library in libraries:
         run = found[library]
-        line.append("" if run is None else f"{run.error:.4f} {run.solver}, {run.grid}")
-    theirs = [run.error for library, run in found.items() if run and library not in (OURS, OPTIMISED)]
-    for library in (OURS, OPTIMISED):
-        run = found.get(library)
-        line.append(f"{min(theirs) / run.error:.2f}" if run and theirs else "")
+        median = "" if run is None or run.median is None else f" ({run.median:.4f})"
+        line.append("" if run is None else f"{run.error:.4f}{median} {run.solver}, {run.grid}")
+    theirs = [run.error for library, run in found.items() if run and not library.startswith(OURS)]
+    for library in libraries:
+        if library.startswith(OURS):
+            run = found[library]
+            line.append(f"{min(theirs) / run.error:.2f}" if run and theirs else "")
     return line
 
 
 def tables(runs: list[Run]) -> Iterator[tuple[str, list[str], list[list[str]]]]:
     """Title, head and lines for each problem and dtype."""
-    libraries = [
-        name for name in (OURS, OPTIMISED, "diffusers", "k-diffusion", "azula") if any(r.library == name for r in runs)
-    ]
+    order = (OURS, OPTIMISED, FITTED, "diffusers", "k-diffusion", "azula")
+    libraries = [name for name in order if any(r.library == name for r in runs)]
+    ratios = [f"best peer / {name.removeprefix(OURS).removeprefix(', ') or 'ours'}" for name in libraries
+              if name.startswith(OURS)]  # fmt: skip
     for problem, dtype in dict.fromkeys((r.problem, r.dtype) for r in runs):
-        head = ["NFE", *libraries, "best peer / ours", "best peer / optimised"]
+        head = ["NFE", *libraries, *ratios]
         yield f"{problem}, {dtype}", head, [cells(runs, problem, dtype, nfe, libraries) for nfe in NFE]
 
 
@@ -304,9 +340,10 @@ PREAMBLE = """
 
 Written by `benchmarks/work_precision.py --markdown docs/work_precision.md --plot docs/work_precision.png`; run that to
 make it again (k-diffusion and azula are compared where they are installed). Each cell is the root mean square distance
-to the exact samples of the same starts, for the best solver and grid of a library at no more than so many network
-evaluations. All fixed grids compete, on both sides; an optimised grid was made by `pushforward.optimise_grid` on other
-starts than those measured here. The ratios compare with the best of all peers: above 1, ours is more accurate.
+to the exact samples of the same starts, and where it is known the median sample's in brackets, for the best solver and
+grid of a library at no more than so many network evaluations. All fixed grids compete, on both sides; an optimised grid
+was made by `pushforward.optimise_grid`, a grid with its weights by `pushforward.fit_multistep`, both on other starts
+than those measured here. The ratios compare with the best of all peers: above 1, ours is more accurate.
 
 - "mixture, flow": three Gaussians in the plane (`models.reference_mixture`) on the linear path from pure noise.
 - "mixture, diffusion": the same on Stable Diffusion's discrete path (scaled linear betas), from its last level.
@@ -338,12 +375,12 @@ def plot(runs: list[Run], file: Path) -> None:
     columns = min(3, len(panels))
     lines = math.ceil(len(panels) / columns)
     figure, axes = pyplot.subplots(lines, columns, squeeze=False, figsize=(4.6 * columns, 3.8 * lines))
-    marks = {OURS: "o-", OPTIMISED: "*", "diffusers": "s--", "k-diffusion": "^:", "azula": "v-."}
+    marks = {OURS: "o-", OPTIMISED: "*", FITTED: "P", "diffusers": "s--", "k-diffusion": "^:", "azula": "v-."}
     for (problem, dtype), axis in zip(panels, axes.flat, strict=False):
         for library, mark in marks.items():
             points = [(nfe, run.error) for nfe in NFE if (run := best(runs, problem, dtype, nfe, library))]
             if points:
-                axis.plot(*zip(*points, strict=True), mark, label=library, markersize=10 if mark == "*" else 5)
+                axis.plot(*zip(*points, strict=True), mark, label=library, markersize=9 if mark in "*P" else 5)
         axis.set(title=f"{problem}, {dtype}", xlabel="network evaluations", ylabel="RMS error", yscale="log")
         axis.set_xticks(NFE)
         axis.grid(alpha=0.3, which="both")
@@ -378,9 +415,17 @@ def main() -> None:
         problems.append(Digits(options.digits))
     problems = [problem for problem in problems if options.only in problem.name]
     dtypes = [getattr(torch, name) for name in options.dtypes[: 1 if options.quick else None]]
+    before = [line for one in earlier for line in one["skipped"]]
+
+    def keep(runs: list[Run], skipped: list[str]) -> None:
+        if options.json:
+            found = {"rows": rows(runs), "runs": [asdict(run) for run in runs],
+                     "skipped": list(dict.fromkeys([*before, *skipped])), "machine": machine()}  # fmt: skip
+            options.json.write_text(json.dumps(found, indent=1) + "\n")
+
     with torch.no_grad():
-        runs, skipped = measure(problems, dtypes, options.optimise, runs, console.print)
-    skipped = list(dict.fromkeys([*(line for one in earlier for line in one["skipped"]), *skipped]))
+        runs, skipped = measure(problems, dtypes, options.optimise, runs, console.print, keep)
+    skipped = list(dict.fromkeys([*before, *skipped]))
     for title, head, lines in tables(runs):
         table = Table(*head, title=title)
         for line in lines:
@@ -393,9 +438,6 @@ def main() -> None:
     if options.markdown:
         picture = options.plot.name if options.plot else None
         options.markdown.write_text(markdown(runs, skipped, picture, options.note), encoding="utf-8")
-    if options.json:
-        found = {"rows": rows(runs), "runs": [asdict(run) for run in runs], "skipped": skipped, "machine": machine()}
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ else:
     from .brownian import BrownianTree, solve_sde
     from .ensemble import solve_ensemble
     from .executor import Executor, Request
+    from .fit import MultistepFit, fit_multistep
     from .grids import (
         GRIDS,
         AlignYourSteps,
@@ -59,6 +60,7 @@ else:
         "Karras",
         "LogDensity",
         "LogSNR",
+        "MultistepFit",
         "NoiseRatios",
         "Offset",
         "OptimisedGrid",
@@ -78,6 +80,7 @@ else:
         "brownian",
         "ensemble",
         "exponential",
+        "fit_multistep",
         "grid",
         "interop",
         "likelihood",

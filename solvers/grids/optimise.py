@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +15,13 @@ from torch import Tensor
 
 from ... import kernels
 from ...errors import ArgumentError, GridError, NotFiniteError, PushforwardError
-from ...models import Guidance, Interpolant, Model
+from ...models import BoundModel, Guidance, Interpolant, Model, Prediction
 from ...models.trees import tree_map
 from .optimised import OptimisedGrid
 from .registry import GRIDS, GridFunction, grid
 
 if TYPE_CHECKING:
+    from ..hooks import Hook
     from ..plan import Plan
     from ..solver import FixedGridSolver
 
@@ -28,7 +30,9 @@ Array = NDArray[np.float64]
 PROBE = 0.01  # relative change of a gap for a derivative: far above a network's rounding, far below a grid's scale
 LONGEST = 1.0  # of a step of the search: no gap changes by more than a factor e at once
 LEAST_GAIN = 0.01  # relative, on held-out starts; below it the base grid is returned
-ENOUGH = 1e-3  # relative gain of a step of the search below which it ends
+ENOUGH = 1e-3  # relative gain of an iteration of the search below which it ends
+SECANTS = 12  # steps at most before derivatives are renewed
+FLOOR = 1 / 3  # of the median error: below it errors count alike, or the best samples would decide under a power of 0
 
 
 def optimise_grid(
@@ -44,6 +48,7 @@ def optimise_grid(
     guidance: float | Guidance = 1.0,
     condition: Mapping[str, Any] | None = None,
     null: Mapping[str, Any] | None = None,
+    power: float = 2.0,
     iterations: int = 10,
     starts: int = 2,
     reference_steps: int = 48,
@@ -55,9 +60,13 @@ def optimise_grid(
     Where Align Your Steps minimises a bound, this minimises the error itself: of the samples :math:`x(p)` from fixed
     pilot starts against the exact ones, over the logarithms p of the gaps of the grid,
 
-    .. math:: \min_p \sum_i |x_i(p) - x_i^*|^2, \quad t_{j+1} - t_j \propto e^{p_j},
+    .. math:: \min_p \sum_i |x_i(p) - x_i^*|^q, \quad t_{j+1} - t_j \propto e^{p_j},
 
-    by damped Gauss-Newton steps with a secant term and differences for derivatives: steps + 2 or so runs an iteration.
+    by damped and reweighted Gauss-Newton steps with a secant term. Derivatives are differences, renewed when secants
+    serve no more: steps + 6 or so runs an iteration. Of a network some samples are about to become something else, and
+    their errors are tens of times the median: with q = 2 these few decide, and what is found serves no others unless
+    there are hundreds of starts. With q = 1 the rest has its say.
+
     It begins at ``base`` and at the best of all registered grids, so that a bad base costs nothing. The result is the
     best of all on the pilot, if on held-out starts too it is better than the base, by 1 % and by more than the error of
     the exact samples; otherwise it is the base.
@@ -75,6 +84,8 @@ def optimise_grid(
         seed: Of the starts, in [0, 2**64).
         guidance, condition, null: As in :func:`pushforward.sample`. Tensors of a condition have 1 row, or
             ``pilot + held_out``.
+        power: q in [0, 2], the power of the samples' errors that is minimised, and whose mean is reported: 2 the root
+            mean square, 1 the mean, 0 the geometric mean.
         iterations: Of the search from one start, at most.
         starts: How many grids the search begins at, at least 1.
         reference_steps: Steps of RK4 for the exact samples, at least 4; see ``reference_error``.
@@ -103,6 +114,7 @@ def optimise_grid(
                                ("reference_steps", reference_steps, 4)):  # fmt: skip
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ArgumentError(name, got=repr(value), expected=f"an integer, at least {least}")
+    check_power(power)
     method = find_solver(solver)
     base_times = grid(base, steps, model.interpolant)
     noise = kernels.normal(
@@ -110,7 +122,7 @@ def optimise_grid(
     )
     conditions = (dict(condition or {}), None if null is None else dict(null))
     parts = [
-        Runs(model, method, noise[rows], guidance, *(take_rows(tree, rows, len(noise)) for tree in conditions))
+        Runs(model, method, noise[rows], guidance, *(take_rows(tree, rows, len(noise)) for tree in conditions), power)
         for rows in (slice(0, pilot), slice(pilot, None))
     ]
     search, judge = parts
@@ -157,8 +169,9 @@ class Runs:
         guidance: float | Guidance,
         condition: dict[str, Any] | None,
         null: dict[str, Any] | None,
+        power: float = 2.0,
     ) -> None:
-        self.model, self.solver, self.noise = model, solver, noise
+        self.model, self.solver, self.noise, self.power = model, solver, noise, power
         self.guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance) if guidance != 1 else None
         self.condition = condition, null
         self.network = model.bind(condition, null, self.guidance)
@@ -185,45 +198,64 @@ class Runs:
             start = self.noise * self.model.interpolant.sigma(times[0])
             return Executor(plan, start).run(self.network.evaluate)
 
-    def find_exact(self, first: float, steps: int) -> float:
+    def find_exact(self, first: float, steps: int, hooks: Sequence[Hook] = ()) -> float:
         """Make the exact samples by RK4, from the state at ``first``; a bound of their error.
 
         A third of what half as many steps change: right for order two, and RK4 is no worse on a smooth field.
 
         On the linear path, whatever the model's: the samples do not depend on the path, and a discrete one has kinks at
-        which a Runge-Kutta method is of first order.
+        which a Runge-Kutta method is of first order. Hooks see its states.
         """
-        self.exact, coarse = (self.along_linear(first, n) for n in (steps, steps // 2))
-        return rms(self.exact - coarse) / 3
+        self.exact = self.along_linear(first, steps, hooks)
+        return rms(self.exact - self.along_linear(first, steps // 2)) / 3
 
-    def along_linear(self, first: float, steps: int) -> Tensor:
+    @cached_property
+    def linear(self) -> tuple[BoundModel, Prediction]:
+        """The network as it is called from the linear path."""
+        prediction = self.model.prediction.on("linear")
+        return dataclasses.replace(self.model, prediction=prediction).bind(*self.condition, self.guidance), prediction
+
+    def along_linear(self, first: float, steps: int, hooks: Sequence[Hook] = ()) -> Tensor:
         """The samples by RK4 on equal angles of the linear path."""
         from ..executor import Executor
         from ..solver import plan, solver
 
-        prediction, path = self.model.prediction.on("linear"), self.model.interpolant
+        (network, prediction), path = self.linear, self.model.interpolant
         alpha, sigma, *_ = path(first)
         times = equal_angles(prediction.interpolant, alpha / (alpha + sigma), path.noise_range[0], steps)
         program = plan(solver("rk4"), times, prediction.interpolant, prediction=prediction)
-        network = dataclasses.replace(self.model, prediction=prediction).bind(*self.condition, self.guidance)
+        program = program.lower(prediction, self.guidance).optimise(observe=bool(hooks))
         with torch.no_grad():
             start = self.noise * (sigma / (alpha + sigma))
-            exact = Executor(program.lower(prediction, self.guidance).optimise(), start).run(network.evaluate)
-        self.calls += network.calls
+            exact = Executor(program, start, hooks=hooks).run(network.evaluate)
+        self.calls += program.nfe
         return exact
 
     def difference(self, times: Times) -> Array:
-        """Distances to the exact samples, flat."""
-        return (self.run(times) - self.exact).double().flatten().cpu().numpy()
+        """Distances to the exact samples, [B, size]."""
+        return (self.run(times) - self.exact).double().flatten(1).cpu().numpy()
 
     def error(self, times: Times) -> float:
-        """Root mean square distance to the exact samples; infinite where the run is not finite."""
+        """Mean distance to the exact samples, of the power asked for; infinite where the run is not finite."""
         if times not in self.errors:
             try:
-                self.errors[times] = rms(self.run(times) - self.exact)
+                self.errors[times] = power_mean(np.square(self.difference(times)).mean(1), self.power)
             except NotFiniteError:
                 self.errors[times] = math.inf
         return self.errors[times]
+
+
+def check_power(power: float) -> None:
+    """Refuse a power of errors that would not be a mean, or that only the largest decides."""
+    if not 0 <= power <= 2:
+        raise ArgumentError("power", got=power, expected="a number in [0, 2]")
+
+
+def power_mean(squares: Array, power: float) -> float:
+    """``(mean e^q)^(1/q)`` of errors with these squares; the geometric mean where q is 0."""
+    if power == 0:
+        return math.exp(np.log(np.maximum(squares, np.finfo(float).tiny)).mean() / 2)
+    return float(np.mean(squares ** (power / 2)) ** (1 / power))
 
 
 def rms(difference: Tensor) -> float:
@@ -292,10 +324,11 @@ def with_gaps(times: Times, change: Array) -> Times:
 
 
 def descend(runs: Runs, times: Times, iterations: int) -> Times:
-    """A local minimum of the squared error over the gaps, from ``times`` down.
+    """A local minimum of the power of the errors over the gaps, from ``times`` down.
 
-    The Hessian is J'J and, for the curvature of errors that no grid removes, a secant term S (Powell's symmetric
-    update); damping keeps it positive and the steps short.
+    The Hessian is J'WJ, W the weights that make squares of the samples' powers, and, for the curvature of errors that
+    no grid removes, a secant term S (Powell's symmetric update); damping keeps it positive and the steps short. Between
+    derivatives by differences J follows by Broyden's update, as long as that gains.
     """
     size = len(times) - 1
     p, damping, curvature = np.zeros(size), 1e-3, np.zeros((size, size))
@@ -307,37 +340,60 @@ def descend(runs: Runs, times: Times, iterations: int) -> Times:
         difference = difference_at(p)
     except NotFiniteError:
         return times
+    floor = FLOOR**2 * float(np.median(np.square(difference).mean(1))) + np.finfo(float).tiny
+
+    def powers(difference: Array) -> tuple[float, Array]:
+        """The loss, and the weights, [B, 1], with which squares have its slope."""
+        squares = np.square(difference).mean(1) + floor
+        loss = float((squares ** (runs.power / 2)).mean() if runs.power else np.log(squares).mean())
+        weights = squares ** (runs.power / 2 - 1)
+        return loss, (weights / weights.mean())[:, None]
+
     slopes = last = None
+    loss, weights = powers(difference)
     for _ in range(iterations if size > 1 else 0):
         before, slopes = slopes, derivatives(difference_at, p, difference)
         if before is not None and last is not None:
-            miss = (slopes - before).T @ difference - curvature @ last
+            miss = contract(slopes - before, weights * difference) - curvature @ last
             length = last @ last
             curvature += (np.outer(miss, last) + np.outer(last, miss)) / length
             curvature -= (miss @ last) / length**2 * np.outer(last, last)
-        squares, pull = slopes.T @ slopes, slopes.T @ difference
-        hessian, scale = squares + curvature, np.trace(squares) / size + 1e-300
-        lowest = np.linalg.eigvalsh(hessian)[0]
-        loss, gain = difference @ difference, 0.0
-        for _ in range(8):
-            shift = max(damping * scale, damping * scale - 1.5 * lowest)
-            step = np.linalg.solve(hessian + shift * np.eye(size), -pull)
-            step -= step.mean()  # a common factor of all gaps changes nothing
-            step *= min(1.0, LONGEST / max(np.abs(step).max(), 1e-300))
-            try:
-                trial = difference_at(p + step)
-            except (NotFiniteError, GridError):
-                trial = np.full_like(difference, np.inf)
-            if trial @ trial < loss:
-                gain = 1 - (trial @ trial) / loss
-                p, difference, last, damping = p + step, trial, step, damping / 5
+        begin, at, jacobian = loss, p, slopes
+        for attempt in range(SECANTS):
+            squares, pull = contract(weights[..., None] * jacobian, jacobian), contract(jacobian, weights * difference)
+            hessian, scale = squares + curvature, np.trace(squares) / size + 1e-300
+            lowest, gain = np.linalg.eigvalsh(hessian)[0], 0.0
+            for _ in range(2 if attempt else 8):
+                shift = max(damping * scale, damping * scale - 1.5 * lowest)
+                step = np.linalg.solve(hessian + shift * np.eye(size), -pull)
+                step -= step.mean()  # a common factor of all gaps changes nothing
+                step *= min(1.0, LONGEST / max(np.abs(step).max(), 1e-300))
+                try:
+                    trial = difference_at(p + step)
+                except (NotFiniteError, GridError):
+                    damping *= 5
+                    continue
+                trial_loss, trial_weights = powers(trial)
+                if trial_loss < loss:
+                    gain = abs(loss - trial_loss)
+                    missed = trial - difference - jacobian @ step
+                    jacobian = jacobian + missed[..., None] * (step / (step @ step))
+                    p, difference, loss, weights, damping = p + step, trial, trial_loss, trial_weights, damping / 5
+                    break
+                damping *= 5
+            if gain < ENOUGH * abs(loss) * 5:
                 break
-            damping *= 5
-        if gain < ENOUGH:
+        last = p - at
+        if begin - loss < ENOUGH * abs(begin) or not last.any():
             break
     return with_gaps(times, p)
 
 
+def contract(a: Array, b: Array) -> Array:
+    """Sums over samples and elements of products, what is left of a first."""
+    return np.tensordot(a, b, ([0, 1], [0, 1]))
+
+
 def derivatives(function: Callable[[Array], Array], p: Array, value: Array) -> Array:
-    """Forward differences, [size of the value, size of p]."""
+    """Forward differences, of the shape of the value and, last, that of p."""
     return np.stack([(function(p + PROBE * axis) - value) / PROBE for axis in np.eye(len(p))], -1)

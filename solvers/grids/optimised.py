@@ -19,8 +19,8 @@ class OptimisedGrid:
         solver: The method it was made for, as printed.
         base: The grid it is compared with, and which it is if nothing was gained.
         nfe: Network evaluations of a run.
-        error, base_error: Root mean square distance to the exact samples on held-out starts, with these times and with
-            the base grid's.
+        error, base_error: Mean distance to the exact samples on held-out starts, with these times and with the base
+            grid's: the root mean square, or the mean of the power that was minimised.
         pilot_error, pilot_base_error: The same on the starts of the search.
         reference_error: Of the exact samples, from a run with half as many steps: differences below it mean nothing.
         evaluations: Rows that the network saw in all, over rows of a batch: its calls for one batch of starts.

@@ -1,6 +1,7 @@
 """Solvers of the probability-flow ODE in the velocity."""
 
 from .adams import AdamsBashforth, AdamsBashforthMoulton, adams_weights
+from .fitted import FittedMultistep
 from .pseudo_corrector import PseudoCorrector
 from .ramped_adams import RampedAdamsBashforth
 from .runge_kutta import RK4, RK38, SSPRK3, Euler, Heun, Kutta3, Midpoint, Ralston, RungeKutta
@@ -13,6 +14,7 @@ __all__ = [
     "AdamsBashforth",
     "AdamsBashforthMoulton",
     "Euler",
+    "FittedMultistep",
     "Heun",
     "Kutta3",
     "Midpoint",

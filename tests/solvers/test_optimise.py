@@ -83,6 +83,24 @@ def test_more_pilot_error_than_held_out_gain_is_no_gain() -> None:
     assert result.error <= result.base_error
 
 
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_a_power_of_errors_is_minimised_and_reported(found: OptimisedGrid, power: float) -> None:
+    """A search for the typical sample: the mean of that power is less than on the grid made for the mean square."""
+    model, ids = models.reference_mixture().model(), torch.arange(24, 48)
+    result = optimise_grid(model, "midpoint", 4, (2,), seed=3, power=power, **WIDE)
+    draw = {"seed": 3, "samples": ids, "dtype": torch.float64}
+    exact = pf.sample(model, (24, 2), solver="rk4", steps=400, **draw)
+
+    def mean(grid: OptimisedGrid) -> float:
+        x = pf.sample(model, (24, 2), solver="midpoint", steps=4, grid=grid, **draw)
+        errors = (x - exact).square().mean(1).sqrt()
+        return (errors.mean() if power else errors.log().mean().exp()).item()
+
+    assert mean(result) == pytest.approx(result.error, abs=result.reference_error)
+    assert result.error < 0.98 * mean(found)
+    assert result.gain > 1.4
+
+
 def test_networks_that_cannot_be_called_at_the_noise_end() -> None:
     """A noise predictor on a diffusion path, in float32, from the path's own start."""
     model = models.reference_mixture(models.DiscreteDDPM.scaled_linear()).model("noise")
@@ -132,6 +150,7 @@ def test_a_grid_serves_what_it_was_made_for(found: OptimisedGrid) -> None:
         ({"pilot": 0}, "pilot"),
         ({"held_out": 1.5}, "held_out"),
         ({"starts": 0}, "starts"),
+        ({"power": -0.5}, "power: got -0.5"),
         ({"reference_steps": 2}, "reference_steps"),
         ({"solver": "euler_maruyama"}, "expected one that draws no noise"),
         ({"base": "nope"}, "grid: got 'nope'"),

@@ -121,3 +121,29 @@ def test_tables_compare_the_best_with_the_best() -> None:
     assert line in page
     assert "| diffusers | Euler |  | 0.1000 |" in page
     assert "- k-diffusion: not here" in page
+
+
+def test_what_is_known_is_not_run_again(flow: Mixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run in pieces: the first has one budget, the second takes it over and adds the other."""
+    monkeypatch.setattr(bench, "our_runs", lambda problem, nfe, *_: iter([replace(one, budget=nfe)]))
+    monkeypatch.setattr(bench, "peer_runs", lambda *_: iter(()))
+    one = bench.Run(flow.name, "float32", 5, bench.OURS, "ab2", "uniform", 5, 0.02)
+    kept: list[list[bench.Run]] = []
+    monkeypatch.setattr(bench, "NFE", (5,))
+    first, _ = bench.measure([flow], [torch.float32], 0, [], print, lambda runs, _: kept.append(runs))
+    monkeypatch.setattr(bench, "NFE", (5, 15))
+    both, _ = bench.measure([flow], [torch.float32], 0, first, print, lambda runs, _: kept.append(runs))
+    assert [run.budget for run in both] == [5, 15]
+    assert [len(runs) for runs in kept] == [1, 1, 2]
+
+
+def test_runs_are_judged_from_where_they_begin(flow: Mixture) -> None:
+    """The offset grid has its own start, as diffusers' have; the others begin with pure noise."""
+    assert bench.times_of("offset", 4, flow.path)[0] == 0.001
+    assert bench.times_of("karras", 4, flow.path)[0] == 0.0
+    only = {"unipc": ["offset"]} | {name: ["nothing"] for name, _ in solvers.solvers() if name != "unipc"}
+    mine = [run for run in bench.our_runs(flow, 8, torch.float32, only) if run.solver == "unipc"]
+    theirs = next(iter(bench.peer_runs(flow, 8, torch.float32, {("diffusers", "UniPC 2 bh2", "default")}, print)))
+    # The same method on the same grid, but for the times that diffusers truncates.
+    assert mine[0].error == pytest.approx(theirs.error, rel=0.05)
+    assert mine[0].median == pytest.approx(theirs.median, rel=0.2)
