@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from _harness import machine
@@ -131,42 +132,49 @@ def best_grids(runs: list[Run], problem: str, nfe: int, count: int) -> dict[str,
     return {solver: list(dict.fromkeys(names))[:count] for solver, names in found.items()}
 
 
-def optimised_runs(problem: Problem, nfe: int, runs: list[Run], count: int) -> Iterator[tuple[Run, pf.Plan]]:
-    """Grids made for the best solvers of this budget, and a formula with its grid; measured on the problem's starts.
+def of_search(problem: Problem) -> dict[str, Any]:
+    """What grids are made with: other starts, and the power 1 on the digits, a few of which may become another."""
+    small = isinstance(problem, Digits)
+    pilot, held_out = (128, 64) if small else (256, 256)
+    return {
+        "pilot": pilot, "held_out": held_out, "seed": 77, "reference_steps": 32 if small else 48,
+        "condition": {"label": torch.arange(pilot + held_out) % 10} if small else None, "power": 1.0 if small else 2.0,
+    }  # fmt: skip
 
-    They are made on others, with the power 1 on the digits, a few of which are about to become another digit.
-    """
+
+def optimised_runs(problem: Problem, nfe: int, runs: list[Run], count: int) -> Iterator[tuple[Run, pf.Plan]]:
+    """Grids made for the best solvers of this budget, and their error on the problem's starts, never seen before."""
     best: dict[str, Run] = {}
     for run in sorted((r for r in runs if r.library == OURS and r.budget == nfe), key=lambda r: r.error):
         if run.grid != OWN_START:
             best.setdefault(run.solver, run)
-    model = problem.model(torch.float32)
-    nu = problem.path.noise_ratio(problem.path.t_min)
-    small = isinstance(problem, Digits)
-    pilot, held_out = (128, 64) if small else (256, 256)
-    given = {
-        "pilot": pilot, "held_out": held_out, "seed": 77, "reference_steps": 24 if small else 48,
-        "condition": {"label": torch.arange(pilot + held_out) % 10} if small else None, "power": 1.0 if small else 2.0,
-    }  # fmt: skip
-
-    def measured(library: str, solver: str, grid: str, plan: pf.Plan) -> tuple[Run, pf.Plan]:
-        errors = problem.errors(sample(plan, problem, torch.float32), nu)
-        return Run(problem.name, "float32", nfe, library, solver, grid, plan.nfe, *errors), plan
-
+    model, iterations = problem.model(torch.float32), 3 if isinstance(problem, Digits) else 10
     for run in list(best.values())[:count]:
         solver = solvers.solver(run.solver)
         base = largest_plan(solver, run.grid, nfe, model.prediction)
         assert base is not None
         found = pf.optimise_grid(
-            model, solver, base.steps, problem.shape[1:], base=base.grid, iterations=3 if small else 10, **given
+            model, solver, base.steps, problem.shape[1:], base=base.grid, iterations=iterations, **of_search(problem)
         )
         plan = pf.make_plan(model, solver=solver, grid=found)
-        yield measured(OPTIMISED, run.solver, f"from {run.grid}", plan)
-    if count:
-        fit = pf.fit_multistep(
-            model, nfe, problem.shape[1:], base=(problem.path.t_min, *(i / nfe for i in range(1, nfe + 1))), **given
-        )
-        yield measured(FITTED, "fit_multistep", "its own", pf.make_plan(model, solver=fit.solver, grid=fit.times))
+        yield made_run(problem, nfe, OPTIMISED, run.solver, f"from {run.grid}", plan), plan
+
+
+def fitted_run(problem: Problem, nfe: int) -> Iterator[tuple[Run, pf.Plan]]:
+    """A formula with its grid, from equal steps of time."""
+    model = problem.model(torch.float32)
+    base = times_of("uniform", nfe, problem.path)
+    assert base is not None
+    fit = pf.fit_multistep(model, nfe, problem.shape[1:], base=base, **of_search(problem))
+    plan = pf.make_plan(model, solver=fit.solver, grid=fit.times)
+    yield made_run(problem, nfe, FITTED, "fit_multistep", "from uniform", plan), plan
+
+
+def made_run(problem: Problem, nfe: int, library: str, solver: str, grid: str, plan: pf.Plan) -> Run:
+    """The error of what was made for a problem."""
+    nu = problem.path.noise_ratio(problem.path.t_min)
+    errors = problem.errors(sample(plan, problem, torch.float32), nu)
+    return Run(problem.name, "float32", nfe, library, solver, grid, plan.nfe, *errors)
 
 
 # --- theirs ------------------------------------------------------------------------------------------------------
@@ -225,8 +233,13 @@ def measure(
                 known = best_grids(runs, MIXTURE, nfe, 3) if small else {}
                 new += our_runs(problem, nfe, torch.float32, known)
                 new += peer_runs(problem, nfe, torch.float32, None, skip)
-            if nfe in OPTIMISED_NFE and not any(r.library == OPTIMISED for r in there):
-                plans = [*optimised_runs(problem, nfe, there + new, count)]
+            if nfe in OPTIMISED_NFE and count:
+                known_libraries = {r.library for r in there}
+                made = (
+                    *(() if OPTIMISED in known_libraries else optimised_runs(problem, nfe, there + new, count)),
+                    *(() if FITTED in known_libraries else fitted_run(problem, nfe)),
+                )
+                plans = [*made]
                 new += [run for run, _ in plans]
             for dtype in dtypes[1:]:
                 name = str(dtype)[6:]

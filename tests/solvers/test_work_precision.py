@@ -137,6 +137,22 @@ def test_what_is_known_is_not_run_again(flow: Mixture, monkeypatch: pytest.Monke
     assert [len(runs) for runs in kept] == [1, 1, 2]
 
 
+def test_what_is_made_for_a_model_is_added_to_what_is_known(flow: Mixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are fixed grids and an optimised one, so only the formula is fitted; it is measured on the starts."""
+    monkeypatch.setattr(bench, "NFE", (8,))
+    few = bench.of_search(flow) | {"pilot": 32, "held_out": 32, "rounds": 0, "reference_steps": 24}
+    monkeypatch.setattr(bench, "of_search", lambda _: few)
+    one = bench.Run(flow.name, "float32", 8, bench.OURS, "ab3_ramp", "uniform", 8, 0.02)
+    known = [one, replace(one, library=bench.OPTIMISED, error=0.015)]
+    runs, _ = bench.measure([flow], [torch.float32], 1, known, print, lambda *_: None)
+    assert runs[:2] == known
+    (fitted,) = runs[2:]
+    assert (fitted.library, fitted.nfe) == (bench.FITTED, 8)
+    assert fitted.median is not None
+    # Of 32 samples ab3_ramp on the same grid leaves 0.01 or so in eight steps.
+    assert 1e-4 < fitted.median < fitted.error < 0.02
+
+
 def test_runs_are_judged_from_where_they_begin(flow: Mixture) -> None:
     """The offset grid has its own start, as diffusers' have; the others begin with pure noise."""
     assert bench.times_of("offset", 4, flow.path)[0] == 0.001
