@@ -38,7 +38,7 @@ void brownian(int dtype, uintptr_t increments, uintptr_t areas, int64_t rows, in
   WalkProgram program;
   if (shared) write_program(job, 0, program);
   // A node of an element takes some nanoseconds, and a second thread pays from some tens of microseconds on.
-  constexpr int64_t least = 2048;
+  constexpr int64_t least = 8192;
   const int64_t work = rows * row_size * std::max<int64_t>(levels, count);
   const int threads = work < 2 * least ? 1 : int(std::min<int64_t>({available, work / least, units}));
   parallel_for(units, threads, [&](int64_t first, int64_t last) { kernel(job, program, first, last); });
