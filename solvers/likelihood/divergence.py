@@ -120,11 +120,15 @@ class Hutchinson:
 class HutchPlusPlus:
     r"""The trace on the range of a sketch exactly, the rest by Hutchinson's estimator.
 
-    .. math:: Q = \mathrm{orth}(J^T S), \quad \mathrm{tr}\, J \approx \mathrm{tr}(Q^T J Q) +
-        \frac1k \sum_{i=1}^k g_i^T (I - Q Q^T) J (I - Q Q^T) g_i
+    .. math:: Q = \mathrm{orth}(K^T S), \quad \mathrm{tr}\, J \approx c\, d + \mathrm{tr}(Q^T K Q) +
+        \frac1k \sum_{i=1}^k g_i^T (I - Q Q^T) K (I - Q Q^T) g_i, \quad K = J - c I, \quad
+        c = \frac{\langle S, J^T S \rangle}{\langle S, S \rangle}
 
-    with k columns of S and k vectors g, 3k products. Unbiased; the variance falls like :math:`1/k^2` where the singular
-    values of J do fall, and with :math:`k \ge d` the trace is exact. Gradients hold Q fixed, and are unbiased too.
+    with k columns of S and k vectors g, 3k products. Unbiased, as c and Q depend on S alone; the variance falls like
+    :math:`1/k^2` where the singular values of K do fall, and with :math:`k \ge d` the trace is exact. The multiple of
+    the identity is ours: a flow contracts all directions in which data has no spread at the same rate, about
+    :math:`\sigma'/\sigma`, and without it the sketch sees little else. Gradients hold c and Q fixed, and are unbiased
+    too.
 
     Attributes:
         sketch, probes: S and g, [k, b, *D] each.
@@ -160,13 +164,17 @@ class HutchPlusPlus:
         size = math.prod(x.shape[1:])
         range_ = pulled(slope, x, self.sketch, False, self.chunk).reshape(k, batch, size)
         with torch.no_grad():
+            sketch = self.sketch.reshape(k, batch, size)
+            shift = (sketch * range_).sum((0, 2)) / sketch.square().sum((0, 2))
+            range_ = range_ - shift[:, None] * sketch
             basis = torch.linalg.qr(range_.permute(1, 2, 0)).Q  # [b, d, min(k, d)]
             probes = self.probes.reshape(k, batch, size).permute(1, 2, 0)
             rest = probes - basis @ (basis.mT @ probes)
             columns = torch.cat([basis, rest], dim=2).permute(2, 0, 1).reshape(-1, *x.shape)
-        values = inner(columns, pulled(slope, x, columns, keep, self.chunk))
+        of_identity = shift * inner(columns, columns)
+        values = inner(columns, pulled(slope, x, columns, keep, self.chunk)) - of_identity
         exact = basis.shape[2]
-        return with_mean(values[:exact].sum(0) + values[exact:])
+        return with_mean(size * shift + values[:exact].sum(0) + values[exact:])
 
 
 def inner(first: Tensor, second: Tensor) -> Tensor:

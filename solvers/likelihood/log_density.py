@@ -29,7 +29,7 @@ from .ends import Ends, LogDensityFunction, base_log_density, ends, no_base
 from .field import LikelihoodField, LikelihoodNorm, channels
 
 OPTIONS = ("controller", "first_step", "min_step", "max_step", "max_steps", "stops", "on_failure")
-FIRST_STEP = 1e-4  # of the way from the data
+FIRST_STEP = 1e-3  # of the way from the data
 
 
 @dataclass(eq=False)
@@ -134,7 +134,7 @@ def log_density(
             x, conditions, base and ``parameters``, by the adjoint equation, which keeps the states between steps.
         parameters: Of "adjoint": tensors to differentiate by; by default the parameters of a module or a model.
         **options: As of :func:`pushforward.solve_ode`: "controller", "first_step", "min_step", "max_step", "max_steps",
-            "stops", "on_failure". The first step is 1e-4 of the way unless given: towards the data slopes may vanish
+            "stops", "on_failure". The first step is 1e-3 of the way unless given: towards the data slopes may vanish
             within a short time (EDM's path), and a guess from them be far too long.
 
     Returns:
