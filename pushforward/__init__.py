@@ -29,6 +29,7 @@ from .solvers import (
     solve_sde,
     solver,
 )
+from .solvers.interop import odeint, odeint_adjoint, odeint_event
 from .solvers.interop.torchsde import sdeint
 
 __version__ = "0.1.0"
@@ -46,6 +47,9 @@ __all__ = [
     "log_density",
     "make_plan",
     "models",
+    "odeint",
+    "odeint_adjoint",
+    "odeint_event",
     "optimise_grid",
     "sample",
     "sample_parallel",

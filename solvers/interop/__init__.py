@@ -1,4 +1,4 @@
-"""Drop-ins for other libraries: a scheduler for diffusers' pipelines, and functions that are called as k-diffusion's.
+"""Drop-ins for diffusers (a scheduler for its pipelines), k-diffusion and torchdiffeq (functions called as theirs).
 
 ``DiffusersScheduler`` needs diffusers, which is imported only when it is asked for. ``sample_euler``,
 ``sample_dpmpp_2m`` and so on are made from the registry of solvers: a registered solver is there without a line here.
@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from . import k_diffusion
 from .generators import sample_ids
+from .torchdiffeq import odeint, odeint_adjoint, odeint_event
 
 if TYPE_CHECKING:
     from .scheduler import DiffusersScheduler
 
-__all__ = ["DiffusersScheduler", "k_diffusion", "sample_ids"]  # the first is made by __getattr__
+# the first is made by __getattr__
+__all__ = ["DiffusersScheduler", "k_diffusion", "odeint", "odeint_adjoint", "odeint_event", "sample_ids"]
 
 
 def __getattr__(name: str) -> Any:
