@@ -14,12 +14,13 @@ from torch import Tensor
 from ....errors import ArgumentError
 from ...adaptive.controller import Controller
 from ...adaptive.events import Event
-from ...adaptive.explicit import ExplicitMethod
 from ...adaptive.loop import Limits, Run
-from ...adaptive.method import Attempt, Live, Method
-from ...adaptive.pairs import pair
+from ...adaptive.method import Live
+from ...adaptive.pairs import Pair, pair
 from ...adaptive.solution import Solution
 from ...adaptive.tolerance import tolerance
+from .attempts import OneState, Outputs, TimeFirst
+from .moving import along_flow
 from .problem import Problem, known_options, number
 
 PAIRS = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun")
@@ -36,84 +37,6 @@ OPTIONS: dict[str, Any] = {
     "dtype": torch.float64,
     "norm": None,
 }
-NEAR = 16  # units in the last place, float64, within which a time belongs to a stop
-
-
-@dataclass(frozen=True)
-class TimeFirst:
-    """``func(t, y)`` as a field of rows.
-
-    Attributes:
-        problem: Whose function it is.
-        stops: Times at which it may jump. In the state's precision a time just before a stop may be the stop itself:
-            the function is given the next representable one on the right side.
-
-    """
-
-    problem: Problem
-    stops: tuple[float, ...]
-
-    def __call__(self, x: Tensor, times: np.ndarray) -> Tensor:
-        """The slope at a row."""
-        t = float(times[0])
-        return self.problem.slope(t, x) if not self.stops else self.problem.slope(t, x, self.side(t))
-
-    def side(self, t: float) -> float:
-        """On which side of a stop a time lies that is as good as on it, but not quite."""
-        stop = min(self.stops, key=lambda stop: abs(stop - t))
-        if t == stop or abs(t - stop) > NEAR * math.ulp(stop) or self.problem.layout.real == torch.float64:
-            return 0.0
-        return math.copysign(1.0, t - stop)
-
-    def rows(self, index: Tensor) -> TimeFirst:
-        """Itself: there is one sample, or none."""
-        return self
-
-
-@dataclass(frozen=True)
-class ToldMethod:
-    """A method that calls the function's callbacks around each attempt.
-
-    Attributes:
-        method: What makes the attempts.
-        problem: Whose callbacks they are.
-        least: Steps this short are accepted.
-
-    """
-
-    method: Method
-    problem: Problem
-    least: float
-
-    @property
-    def name(self) -> str:
-        """Of the method."""
-        return self.method.name
-
-    @property
-    def order(self) -> float:
-        """Of the method."""
-        return self.method.order
-
-    @property
-    def keeps_slope(self) -> bool:
-        """Of the method."""
-        return self.method.keeps_slope
-
-    @property
-    def dense(self) -> bool:
-        """Of the method."""
-        return self.method.dense
-
-    def attempt(self, live: Live, h: np.ndarray) -> Attempt:
-        """The method's attempt, with callbacks before and after."""
-        t, size, x = float(live.t[0]), float(h[0]), live.x
-        self.problem.tell("callback_step", t, x, size)
-        attempt = self.method.attempt(live, h)
-        ratio = attempt.ratio[0]
-        accepted = ratio <= 1 or (abs(size) <= self.least and math.isfinite(ratio))
-        self.problem.tell("callback_accept_step" if accepted else "callback_reject_step", t, x, size)
-        return attempt
 
 
 @dataclass(frozen=True)
@@ -122,13 +45,13 @@ class AdaptiveRun:
 
     Attributes:
         problem: What is integrated.
-        method: The embedded pair.
+        pair: The method.
         controller, limits, stops: Of the loop.
 
     """
 
     problem: Problem
-    method: Method
+    pair: Pair
     controller: Controller
     limits: Limits
     stops: tuple[float, ...]
@@ -140,7 +63,14 @@ class AdaptiveRun:
             IntegrationError, NotFiniteError: It did not arrive.
 
         """
-        return self.run(self.problem.times[None]).x
+        problem = self.problem
+        outputs = Outputs(problem, [problem.x0])
+        if len(problem.times) > 1:
+            self.run(problem.times[None, [0, -1]], outputs)
+        if len(outputs.states) > 1 and torch.is_grad_enabled() and problem.t.requires_grad:
+            moved = along_flow(problem, torch.stack(outputs.states[1:]), problem.t[1:])
+            return torch.cat([problem.x0[None], moved])
+        return torch.stack(outputs.states)
 
     def until(self, event: Callable[[Tensor, Tensor], Tensor]) -> tuple[float, Tensor]:
         """The time at which a function of (t, row) that is positive at the start is no longer, and the row there."""
@@ -150,26 +80,31 @@ class AdaptiveRun:
             return event(t[0], x).reshape(1)
 
         times = np.array([[problem.times[0], problem.direction * math.inf]])
-        solution = self.run(times, events=(Event(height, direction=-1),))
+        solution = self.run(times, Outputs(problem), events=(Event(height, direction=-1),))
         return float(solution.t[0]), solution.final
 
-    @torch.no_grad()
-    def run(self, times: np.ndarray, events: Sequence[Event] = ()) -> Solution:
+    def run(self, times: np.ndarray, outputs: Outputs, events: Sequence[Event] = ()) -> Solution:
         """Integrate, and raise if that failed."""
-        problem = self.problem
-        x = problem.x0.detach()
-        norm = "rms" if problem.plain else problem.size
-        live = Live(
-            TimeFirst(problem, self.stops),
-            tolerance(problem.rtol, problem.atol, norm, x),
-            np.arange(1),
-            x,
-            times[:, 0].copy(),
+        problem, limits = self.problem, self.limits
+        x, t = problem.x0, problem.t[:1]
+        recorded = torch.is_grad_enabled()
+        field = TimeFirst(problem, self.stops, recorded, recorded and (x.requires_grad or t.requires_grad))
+        if recorded and t.requires_grad:
+            x = along_flow(problem, x[None], t, backwards=True)[0]
+        sizes = tolerance(problem.rtol, problem.atol, "rms" if problem.plain else problem.size, x.detach())
+        run = Run(
+            OneState(self.pair, problem, limits.accept_at_min_step),
+            Live(field, sizes, np.arange(1), x, times[:, 0].copy()),
+            times,
+            self.controller,
+            limits,
+            stops=self.stops,
+            events=events,
+            recorder=outputs,
         )
-        run = Run(self.method, live, times, self.controller, self.limits, stops=self.stops, events=events)
         solution = run.solve()
         if not solution.success.all():
-            error = solution.failure(float(run.least_step(solution.t)[0]), self.limits.max_steps)
+            error = solution.failure(float(run.least_step(solution.t)[0]), limits.max_steps)
             assert error is not None  # not a success
             error.x = problem.layout.unpack(solution.final)
             raise error
@@ -209,10 +144,7 @@ def adaptive_run(problem: Problem, method: str, options: Mapping[str, Any]) -> A
         accept_at_min_step=least > 0,
     )
     stops = tuple(time for name in ("step_t", "jump_t") for time in stop_times(given[name], name))
-    steps: Method = ExplicitMethod(pair(method))
-    if problem.callbacks:
-        steps = ToldMethod(steps, problem, least)
-    return AdaptiveRun(problem, steps, controller, limits, stops)
+    return AdaptiveRun(problem, pair(method), controller, limits, stops)
 
 
 def stop_times(given: object, name: str) -> list[float]:
