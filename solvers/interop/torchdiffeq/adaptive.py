@@ -64,13 +64,15 @@ class AdaptiveRun:
 
         """
         problem = self.problem
-        outputs = Outputs(problem, [problem.x0])
-        if len(problem.times) > 1:
-            self.run(problem.times[None, [0, -1]], outputs)
-        if len(outputs.states) > 1 and torch.is_grad_enabled() and problem.t.requires_grad:
-            moved = along_flow(problem, torch.stack(outputs.states[1:]), problem.t[1:])
-            return torch.cat([problem.x0[None], moved])
-        return torch.stack(outputs.states)
+        first = problem.x0[None]
+        if len(problem.times) == 1:
+            return first
+        outputs = Outputs(problem, problem.times[1:])
+        self.run(problem.times[None, [0, -1]], outputs)
+        rows = torch.stack(outputs.states)
+        if torch.is_grad_enabled() and problem.t.requires_grad:
+            rows = along_flow(problem, rows, problem.t[1:])
+        return torch.cat([first, rows])
 
     def until(self, event: Callable[[Tensor, Tensor], Tensor]) -> tuple[float, Tensor]:
         """The time at which a function of (t, row) that is positive at the start is no longer, and the row there."""
@@ -80,20 +82,19 @@ class AdaptiveRun:
             return event(t[0], x).reshape(1)
 
         times = np.array([[problem.times[0], problem.direction * math.inf]])
-        solution = self.run(times, Outputs(problem), events=(Event(height, direction=-1),))
+        solution = self.run(times, Outputs(problem, times[0, :0]), events=(Event(height, direction=-1),))
         return float(solution.t[0]), solution.final
 
     def run(self, times: np.ndarray, outputs: Outputs, events: Sequence[Event] = ()) -> Solution:
         """Integrate, and raise if that failed."""
         problem, limits = self.problem, self.limits
         x, t = problem.x0, problem.t[:1]
-        recorded = torch.is_grad_enabled()
-        field = TimeFirst(problem, self.stops, recorded, recorded and (x.requires_grad or t.requires_grad))
-        if recorded and t.requires_grad:
+        field = TimeFirst(problem, self.stops)
+        if torch.is_grad_enabled() and t.requires_grad:
             x = along_flow(problem, x[None], t, backwards=True)[0]
         sizes = tolerance(problem.rtol, problem.atol, "rms" if problem.plain else problem.size, x.detach())
         run = Run(
-            OneState(self.pair, problem, limits.accept_at_min_step),
+            OneState(self.pair, field, limits.accept_at_min_step, bool(events)),
             Live(field, sizes, np.arange(1), x, times[:, 0].copy()),
             times,
             self.controller,
