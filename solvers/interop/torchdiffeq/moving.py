@@ -11,7 +11,10 @@ from .problem import Problem
 
 
 class AlongFlow(torch.autograd.Function):
-    """Rows as they are, with gradients of the times at which they are states; any number of times differentiable."""
+    r"""Rows as they are, with gradients of the times at which they are states; twice differentiable.
+
+    .. math:: M(y, t) = y, \quad \partial_t M = f, \quad \partial_y M = 1, \quad \partial_t \partial_y M = \partial_y f
+    """
 
     @staticmethod
     def forward(ctx: Any, problem: Problem, sign: float, rows: Tensor, t: Tensor) -> Tensor:
@@ -24,9 +27,15 @@ class AlongFlow(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, Tensor, Tensor]:
         """That of the rows, and its products with the slopes there: an evaluation for each time."""
-        rows, t = ctx.saved_tensors
-        products = [(ctx.problem.slope(t[i], rows[i]) * grads[0][i]).sum() for i in range(len(t))]
-        return None, None, grads[0], ctx.sign * torch.stack(products).to(t.dtype)
+        (rows, t), (grad,), sign = ctx.saved_tensors, grads, ctx.sign
+        slopes = torch.stack([ctx.problem.slope(t[i], rows[i]) for i in range(len(t))])
+        products = (slopes * grad).flatten(1).sum(1)
+        if torch.is_grad_enabled() and slopes.requires_grad:  # a gradient of this one is wanted
+            (by_rows,) = torch.autograd.grad(
+                slopes, rows, grad, create_graph=True, allow_unused=True, materialize_grads=True
+            )
+            grad = grad + sign * (t - t.detach()).to(grad.dtype)[:, None, None] * by_rows
+        return None, None, grad, sign * products.to(t.dtype)
 
 
 def along_flow(problem: Problem, rows: Tensor, t: Tensor, *, backwards: bool = False) -> Tensor:
