@@ -78,13 +78,14 @@ class Layout:
             raise ShapeError(what, got=list(part.shape), expected=f"{list(shape)}, like y0") from None
 
     def unpack(self, rows: Tensor) -> State:
-        """The state of a row [1, n], or the states of rows [T, 1, n]: views."""
+        """The state of a row [1, n], or the states of rows [T, 1, n]: views, if they are real."""
         lead = rows.shape[:-2]
         if self.single and not self.dtype.is_complex:
             return rows.reshape((*lead, *self.shapes[0]))
         parts = rows.squeeze(-2).split(self.sizes, dim=-1)
         if self.dtype.is_complex:
-            parts = [torch.view_as_complex(part.reshape((*part.shape[:-1], -1, 2))) for part in parts]
+            pairs = [part.reshape((*part.shape[:-1], -1, 2)).unbind(-1) for part in parts]
+            parts = [torch.complex(*pair) for pair in pairs]  # a view as complex numbers would need alignment
         state = tuple(part.reshape((*lead, *shape)) for part, shape in zip(parts, self.shapes, strict=True))
         return state[0] if self.single else state
 
