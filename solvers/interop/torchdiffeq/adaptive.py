@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from ....errors import ArgumentError
+from ...adaptive.control import Limits
 from ...adaptive.controller import Controller
 from ...adaptive.events import Event
-from ...adaptive.loop import Limits, Run
+from ...adaptive.loop import Run
 from ...adaptive.method import Live
 from ...adaptive.pairs import Pair, pair
 from ...adaptive.solution import Solution
 from ...adaptive.tolerance import tolerance
-from .attempts import OneState, Outputs, TimeFirst
+from .attempts import Course, OneState, TimeFirst
 from .moving import along_flow
 from .problem import Problem, known_options, number
 
@@ -67,9 +68,8 @@ class AdaptiveRun:
         first = problem.x0[None]
         if len(problem.times) == 1:
             return first
-        outputs = Outputs(problem, problem.times[1:])
-        self.run(problem.times[None, [0, -1]], outputs)
-        rows = torch.stack(outputs.states)
+        _, method = self.run(problem.times[None, [0, -1]], problem.times[1:])
+        rows = torch.stack(method.states)
         if torch.is_grad_enabled() and problem.t.requires_grad:
             rows = along_flow(problem, rows, problem.t[1:])
         return torch.cat([first, rows])
@@ -82,34 +82,30 @@ class AdaptiveRun:
             return event(t[0], x).reshape(1)
 
         times = np.array([[problem.times[0], problem.direction * math.inf]])
-        solution = self.run(times, Outputs(problem, times[0, :0]), events=(Event(height, direction=-1),))
-        return float(solution.t[0]), solution.final
+        solution, method = self.run(times, times[0, :0], events=(Event(height, direction=-1),))
+        time = float(solution.t[0])
+        return time, method.state_at(time)
 
-    def run(self, times: np.ndarray, outputs: Outputs, events: Sequence[Event] = ()) -> Solution:
-        """Integrate, and raise if that failed."""
-        problem, limits = self.problem, self.limits
+    def run(self, times: np.ndarray, asked: np.ndarray, events: Sequence[Event] = ()) -> tuple[Solution, OneState]:
+        """Integrate, and raise if that failed; the method has the states at the times asked for."""
+        problem, limits, records = self.problem, self.limits, torch.is_grad_enabled()
         x, t = problem.x0, problem.t[:1]
-        field = TimeFirst(problem, self.stops)
-        if torch.is_grad_enabled() and t.requires_grad:
+        if records and t.requires_grad:
             x = along_flow(problem, x[None], t, backwards=True)[0]
-        sizes = tolerance(problem.rtol, problem.atol, "rms" if problem.plain else problem.size, x.detach())
-        run = Run(
-            OneState(self.pair, field, limits.accept_at_min_step, bool(events)),
-            Live(field, sizes, np.arange(1), x, times[:, 0].copy()),
-            times,
-            self.controller,
-            limits,
-            stops=self.stops,
-            events=events,
-            recorder=outputs,
-        )
-        solution = run.solve()
+        field = TimeFirst(problem, self.stops, Course(x, x), records)
+        method = OneState(self.pair, field, asked, may_accept_any=limits.accept_at_min_step)
+        with torch.no_grad():
+            start = x.detach()
+            sizes = tolerance(problem.rtol, problem.atol, "rms" if problem.plain else problem.size, start)
+            live = Live(field, sizes, np.arange(1), start, times[:, 0].copy())
+            options = {"stops": self.stops, "events": events, "recorder": method}
+            solution = Run(method, live, times, self.controller, limits, **options).solve()
         if not solution.success.all():
-            error = solution.failure(float(run.least_step(solution.t)[0]), limits.max_steps)
+            error = solution.failure(float(limits.least(solution.t)[0]), limits.max_steps)
             assert error is not None  # not a success
             error.x = problem.layout.unpack(solution.final)
             raise error
-        return solution
+        return solution, method
 
 
 def adaptive_run(problem: Problem, method: str, options: Mapping[str, Any]) -> AdaptiveRun:
