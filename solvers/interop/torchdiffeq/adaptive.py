@@ -92,10 +92,10 @@ class AdaptiveRun:
         x, t = problem.x0, problem.t[:1]
         if records and t.requires_grad:
             x = along_flow(problem, x[None], t, backwards=True)[0]
-        field = TimeFirst(problem, self.stops, Course(x, x), records)
+        field = TimeFirst(problem, self.stops, Course(x, x, x.data_ptr()), records)
         method = OneState(self.pair, field, asked, may_accept_any=limits.accept_at_min_step)
         with torch.no_grad():
-            start = x.detach()
+            start = x.detach()  # at the same address
             sizes = tolerance(problem.rtol, problem.atol, "rms" if problem.plain else problem.size, start)
             live = Live(field, sizes, np.arange(1), start, times[:, 0].copy())
             options = {"stops": self.stops, "events": events, "recorder": method}

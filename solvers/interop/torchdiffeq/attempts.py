@@ -26,12 +26,14 @@ class Course:
     Attributes:
         x: The state, a row.
         slope: The slope there.
+        address: Where the loop has the same state.
         step: Time, signed length, state and stages of the step that led there.
 
     """
 
     x: Tensor
     slope: Tensor
+    address: int
     step: tuple[float, float, Tensor, list[Tensor]] | None = None
 
 
@@ -56,7 +58,7 @@ class TimeFirst:
     def __call__(self, x: Tensor, times: Tensor) -> Tensor:
         """The slope at a row, without a graph, as the loop asks for it: at the state of the course, or elsewhere."""
         t = float(times[0])
-        if x.data_ptr() != self.course.x.data_ptr():
+        if x.data_ptr() != self.course.address:
             return self.problem.slope(t, x, self.side(t))
         slope = self.at(self.course.x, t)
         self.course.slope = slope if slope.requires_grad else slope.clone()  # the function may write over it
@@ -165,7 +167,7 @@ class OneState:
             if problem.direction * at > problem.direction * end:
                 break
             self.states.append(self.new if at == end else self.state_at(at))
-        course.x, course.slope = self.new, self.stages[-1]
+        course.x, course.slope, course.address = self.new, self.stages[-1], attempt.x.data_ptr()
 
     def state_at(self, t: float) -> Tensor:
         """The state at a time within the last step, with its graph."""
