@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +25,7 @@ from pushforward.errors import (
     ShapeError,
     UnknownNameError,
 )
-from pushforward.solvers.interop.torchdiffeq import METHODS
+from pushforward.solvers.interop.torchdiffeq import METHODS, adaptive, fixed, scipy_solver
 from pushforward.solvers.interop.torchdiffeq.stepping import unit_weights
 
 DOUBLE = torch.float64
@@ -414,3 +416,18 @@ def test_a_failed_run_carries_its_state() -> None:
         pf.odeint(lambda t, y: (y[0] ** 2, y[1]), STATE, linspace(1), options={"max_num_steps": 50})
     assert info.value.t == pytest.approx(1.0, abs=1e-6)  # where 1 / (1 - t) has its pole
     assert info.value.x[1].shape == (2, 3)  # pyright: ignore[reportIndexIssue, reportOptionalSubscript]
+
+
+def test_the_page_is_true() -> None:
+    """The Python of docs/odeint.md runs, and its tables name every method and option."""
+    page = (Path(__file__).resolve().parents[3] / "docs" / "odeint.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    torch.manual_seed(0)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    assert names["y"].shape == (5, 8, 2)
+    assert names["network"].weight.grad is not None
+    rows = re.findall(r"^\| (.*) \| (.*) \|$", page, re.M)
+    assert {name for methods, _ in rows for name in re.findall(r"`(\w+)`", methods)} >= set(METHODS)
+    told = {name for _, given in rows for name in re.findall(r"`(\w+)`", given)}
+    assert told >= {*adaptive.OPTIONS, *fixed.ADAMS_OPTIONS, *scipy_solver.OPTIONS}
