@@ -65,7 +65,9 @@ class Run:
         self.states = x.new_full((length, *x.shape), torch.nan)
         self.states[0] = x
         self.dense = DenseOutput(x.clone(), times[:, 0].copy()) if dense else None
-        self.stops = [ulps(float(s), -self.direction * ULPS_OF_STOP) for s in stops]
+        # Fields of narrower states see times in single precision, in which the two sides of a stop must differ too.
+        self.unit = ULPS_OF_STOP if x.dtype == torch.float64 else ULPS_OF_STOP * 2**29
+        self.stops = [ulps(float(s), -self.direction * self.unit) for s in stops]
         self.watch = EventWatch(events, live) if events else None
         # A step that nobody interpolates may write over the arrays of the last one.
         self.snapshot = dense or bool(events)
@@ -159,7 +161,7 @@ class Run:
         self.commit(attempt, rejected)
         if reached and self.stops:
             passed = (control.accept != 0) & (control.ended < 0) & np.isin(control.t, self.stops)
-            control.t[passed] = ulps(control.t[passed], self.direction * 2 * ULPS_OF_STOP)
+            control.t[passed] = ulps(control.t[passed], self.direction * 2 * self.unit)
             fresh = passed if fresh is None else fresh | passed
         if reached and self.jumps is not None:
             jumped = self.jumps.apply(self.live, (control.accept != 0) & (control.ended < 0))

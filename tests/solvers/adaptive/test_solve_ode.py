@@ -267,15 +267,17 @@ def test_empty_batches_and_single_times():
 # --- options ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_stop_makes_a_jump_harmless():
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_stop_makes_a_jump_harmless(dtype):
     def field(x, t):
-        return torch.where(t[:, None] < 0.5, 1.0, -1.0).to(x.dtype) + 0 * x
+        return torch.where(t[:, None] < 0.3, 1.0, -1.0).to(x.dtype) + 0 * x
 
-    x0, times = torch.zeros(2, 1, dtype=torch.float64), [0.0, 0.25, 0.5, 0.75, 1.0]
-    exact = torch.tensor([0.0, 0.25, 0.5, 0.25, 0.0], dtype=torch.float64)
+    x0, times = torch.zeros(2, 1, dtype=dtype), [0.0, 0.2, 0.3, 0.5, 0.6]
+    exact = torch.tensor([0.0, 0.2, 0.3, 0.1, 0.0], dtype=dtype)
     for times_, exact_ in ((times, exact), (times[::-1], exact.flip(0))):
-        stopped = pf.solve_ode(field, x0, times_, stops=[0.5])
-        assert (stopped.x[:, 0, 0] - exact_).abs().max() < 1e-14
+        stopped = pf.solve_ode(field, x0, times_, stops=[0.3])
+        # a few units in the last place of the time on the wrong side of the jump
+        assert (stopped.x[:, 0, 0] - exact_).abs().max() < 20 * torch.finfo(dtype).eps
         assert stopped.rejected.max() == 0
     assert pf.solve_ode(field, x0, times).rejected.min() > 5
 
