@@ -49,7 +49,7 @@ def solve_ensemble(
     Each trajectory has its own time, step size and status, and its steps are those of :func:`solve_ode`. A thread takes
     a block of trajectories, which step together in vector registers; one that has arrived makes room for the next. The
     result of a trajectory does not depend, bit for bit, on its batch, its place in it or the number of threads, which
-    is ``torch.get_num_threads()``.
+    is ``torch.get_num_threads()``. Gradients are not recorded.
 
     Args:
         rhs: The right-hand side: a field of `pushforward.solvers.ensemble` (``VanDerPol``, ``Lorenz``, ``Linear``,
