@@ -32,18 +32,18 @@ class LikelihoodField:
     trace: Trace
     event: tuple[int, ...]
 
-    def __call__(self, z: Tensor, times: Times) -> Tensor:
-        """Both slopes."""
+    def __call__(self, x: Tensor, times: Times) -> Tensor:
+        """Both slopes, for rows x = z."""
         recorded = torch.is_grad_enabled()
-        size = z.shape[1] - channels(self.trace)
+        rows, size = x.shape[0], x.shape[1] - channels(self.trace)
         with torch.enable_grad():
-            x = z[:, :size].reshape(z.shape[0], *self.event).contiguous()
-            if not (recorded and x.requires_grad):
-                x = x.detach().requires_grad_()
-            slope = self.field(x, times)
+            state = x[:, :size].reshape(rows, *self.event).contiguous()
+            if not (recorded and state.requires_grad):
+                state = state.detach().requires_grad_()
+            slope = self.field(state, times)
             if not slope.requires_grad:
                 raise constant_field()
-            both = torch.cat([slope.reshape(z.shape[0], size), self.trace(slope, x, recorded)], dim=1)
+            both = torch.cat([slope.reshape(rows, size), self.trace(slope, state, recorded)], dim=1)
         return both if recorded else both.detach()
 
     def rows(self, index: Tensor) -> LikelihoodField:

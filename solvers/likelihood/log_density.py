@@ -29,7 +29,7 @@ from .ends import Ends, LogDensityFunction, base_log_density, ends, no_base
 from .field import LikelihoodField, LikelihoodNorm, channels
 
 OPTIONS = ("controller", "first_step", "min_step", "max_step", "max_steps", "stops", "on_failure")
-FIRST_STEP = 1e-3  # of the way from the data
+FIRST_STEP = 1e-3  # of the way
 
 
 @dataclass(eq=False)
@@ -134,8 +134,8 @@ def log_density(
             x, conditions, base and ``parameters``, by the adjoint equation, which keeps the states between steps.
         parameters: Of "adjoint": tensors to differentiate by; by default the parameters of a module or a model.
         **options: As of :func:`pushforward.solve_ode`: "controller", "first_step", "min_step", "max_step", "max_steps",
-            "stops", "on_failure". The first step is 1e-3 of the way unless given: towards the data slopes may vanish
-            within a short time (EDM's path), and a guess from them be far too long.
+            "stops", "on_failure". The first step is 1e-3 of the way unless given: a guess from the slopes at an end,
+            which may say little of what follows, can be far too long and pass by accident.
 
     Returns:
         Values and every term; see :class:`LogDensity`.
@@ -153,7 +153,7 @@ def log_density(
         >>> oracle = GaussianOracle([0.7, -0.4], [[0.09, 0.03], [0.03, 0.2]])
         >>> x = torch.tensor([[0.5, 0.0]], dtype=torch.float64)
         >>> log_density(oracle.model(), x).value, oracle.log_prob(x)
-        (tensor([-0.4475], dtype=torch.float64), tensor([-0.4475], dtype=torch.float64))
+        (tensor([-0.5989], dtype=torch.float64), tensor([-0.5989], dtype=torch.float64))
 
     """
     way = ends(field, times)
@@ -162,7 +162,6 @@ def log_density(
         raise no_base()
     chosen = trace(divergence, x, probes, probe_law, trace_chunk, seed, samples)
     run = Augmented(field, condition, null, guidance, chosen)
-    options.setdefault("first_step", FIRST_STEP * abs(way.data - way.base))
     there = run.solve(
         x if way.scale == 1 else way.scale * x,
         (way.data, way.base),
@@ -309,6 +308,7 @@ class Augmented:
             own = 1e-5 if isinstance(atol, Tensor) else float(atol)
         elif not 0 <= own < math.inf:
             raise ArgumentError("divergence_atol", got=own, expected="a finite number of at least 0")
+        options.setdefault("first_step", FIRST_STEP * abs(times[1] - times[0]))
         width = channels(self.trace)
         columns = [
             column(rtol, x, 1e-5 if isinstance(rtol, Tensor) else float(rtol), width),
