@@ -110,10 +110,9 @@ def fit_multistep(
         (pilot + held_out, *shape), seed=seed, draw=kernels.Draw(kernels.PURPOSE_INITIAL, 0), dtype=dtype, device=device
     )
     trees = (dict(condition or {}), None if null is None else dict(null))
-    some, others = (
-        Pilot(model, ramp, noise[rows], guidance, *(take_rows(tree, rows, len(noise)) for tree in trees))
-        for rows in (slice(0, pilot), slice(pilot, None))
-    )
+    conditions = [[take_rows(tree, rows, len(noise)) for tree in trees] for rows in (slice(pilot), slice(pilot, None))]
+    some = Pilot(model, ramp, noise[:pilot], guidance, conditions[0][0], conditions[0][1])
+    others = Pilot(model, ramp, noise[pilot:], guidance, conditions[1][0], conditions[1][1])
     judge_error = others.find_exact(base_times[0], reference_steps)
     reference_error = max(some.find_trajectory(base_times[0], reference_steps), judge_error)
     on_line = tuple(on_linear(path, t) for t in base_times)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from typing import cast
 
 import numpy as np
 import torch
@@ -202,7 +203,7 @@ def add_stages(x: Tensor, stages: Sequence[Tensor], h: Tensor, weights: Sequence
     table = torch.ones(len(h), 1 + len(used), dtype=torch.float64)
     for column, (_, weight) in enumerate(used, start=1):
         torch.mul(h, weight, out=table[:, column])
-    return combine([x, *(k for k, _ in used)], table)
+    return cast(Tensor, combine([x, *(k for k, _ in used)], table))
 
 
 def two_estimates(fifth: np.ndarray, third: np.ndarray) -> np.ndarray:
@@ -250,5 +251,6 @@ def weighted(x: Tensor, stages: Sequence[Tensor], table: Tensor) -> Tensor:
     most = 15
     for first in range(0, len(used), most):
         some = used[first : first + most]
-        x = combine([x, *(stages[i] for i in some)], table[:, [0, *(1 + i for i in some)]].contiguous())
+        columns = table[:, [0, *(1 + i for i in some)]].contiguous()
+        x = cast(Tensor, combine([x, *(stages[i] for i in some)], columns))
     return x

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -127,4 +127,4 @@ def function_field(function: object, condition: Mapping[str, Any] | None, sample
             raise ShapeError(f"condition {path!r}", got=f"a batch of {leaf.shape[0]}", expected=expected)
         return leaf
 
-    return FunctionField(function, tree_map(check, dict(condition or {})), samples)
+    return FunctionField(cast(Callable[..., Tensor], function), tree_map(check, dict(condition or {})), samples)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import torch
 
@@ -36,7 +38,8 @@ def first_step(live: Live, direction: float, most: np.ndarray, order: float) -> 
         h0 = np.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
         h0 = np.minimum(h0, most)
         table = torch.from_numpy(np.stack([np.ones_like(h0), direction * h0], axis=1))
-        probe = live.field(combine([x, slope], table), torch.from_numpy(live.t + direction * h0))
+        at = cast(torch.Tensor, combine([x, slope], table))
+        probe = live.field(at, torch.from_numpy(live.t + direction * h0))
         d2 = size(probe - slope, live) / h0
         rate = np.maximum(d1, d2)
         h1 = np.where(rate <= 1e-15, np.maximum(1e-6, 1e-3 * h0), (0.01 / rate) ** (1.0 / order))

@@ -90,6 +90,7 @@ class Run:
     def begin(self) -> None:
         """First slopes and step sizes."""
         live, limits, control = self.live, self.limits, self.control
+        first = None
         if self.method.keeps_slope:
             first = live.field(live.x, torch.from_numpy(live.t))
             self.live = live = replace(live, slope=first.clone(), one_buffer=limits.first_step is not None)
@@ -97,7 +98,7 @@ class Run:
         way = self.direction * (self.times[:, -1] - live.t)
         if limits.first_step is not None:
             h = np.minimum(limits.first_step, way)
-        elif live.slope is not None:
+        elif live.slope is not None and first is not None:
             h, probe = first_step(live, self.direction, way, self.method.order)
             self.live = live = replace(live, one_buffer=probe.data_ptr() == first.data_ptr() and probe.numel() > 0)
             self.count(1)

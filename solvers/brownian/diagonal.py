@@ -106,7 +106,7 @@ class _Placed:
     h: np.ndarray
 
     def drift(self, x: Tensor, node: float) -> Tensor:
-        return self.live.field(x, self.t + node * self.h)
+        return self.live.field(x, self.t + node * self.h)  # pyright: ignore[reportArgumentType]
 
     def scale(self, x: Tensor, node: float) -> Tensor:
         return column(parts(self.live).scale(x, self.t + node * self.h), x)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -166,8 +166,7 @@ def noise_scale(diffusion: object, condition: Mapping[str, Any] | None, samples:
 
     """
     if callable(diffusion):
-        function: Callable[..., Tensor] = diffusion
-        return FunctionScale(function_field(function, condition, samples))
+        return FunctionScale(function_field(diffusion, condition, samples))
     if isinstance(diffusion, bool) or not isinstance(diffusion, int | float):
         raise ArgumentError("diffusion", got=type(diffusion).__name__, expected="a number, or a function of (x, t)")
     if not 0 <= diffusion < math.inf:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from ...models.fields import ModelField
 from ...models.two_heads import TwoSidedModel
 from ..adaptive.controller import Controller
 from ..adaptive.controller import controller as controller_named
-from ..adaptive.field import JointField, function_field
+from ..adaptive.field import Field, JointField, function_field
 from ..adaptive.loop import Run
 from ..adaptive.method import Live
 from ..adaptive.solution import Solution
@@ -146,7 +146,7 @@ def solve_sde(
     with torch.no_grad():
         x = x0.detach()
         if is_model:
-            scale = ModelScale(Diffusion.of(diffusion), drift.interpolant)
+            scale = ModelScale(Diffusion.of(cast(DiffusionLike, diffusion)), drift.interpolant)
             direction = -1.0 if grid.size and grid[0, -1] < grid[0, 0] else 1.0
             right = StochasticField(MarginalField(drift, condition, null, guidance, scale, direction), scale)
         else:
@@ -164,16 +164,18 @@ def solve_sde(
             x, grid = x[None], grid[:1]
             right = StochasticField(JointField(right.drift), JointScale(right.scale))
             brownian = None if brownian is None else JointBrownian(brownian)
-        live = Live(right, tolerance(rtol, atol, norm, x), np.arange(x.shape[0]), x, grid[:, 0].copy())
+        live = Live(cast(Field, right), tolerance(rtol, atol, norm, x), np.arange(x.shape[0]), x, grid[:, 0].copy())
         name = method if isinstance(method, str) else type(method).__name__
-        run = Run(StochasticMethod(name, chosen, brownian), live, grid, controller_named(controller), limits)
+        run = Run(
+            StochasticMethod(name, chosen, cast(Brownian, brownian)), live, grid, controller_named(controller), limits
+        )
         solution = run.solve()
         if not batched(times):
             solution.times = requested_times(times, 1)[0]
         if not per_sample:
             solution = solution.of_samples(x0.shape[0])
         if denoise:
-            clean(solution, ModelField(drift, condition, null, guidance, "denoised"))
+            clean(solution, ModelField(cast(Model, drift), condition, null, guidance, "denoised"))
     report(solution, on_failure, run)
     return solution
 

@@ -122,7 +122,14 @@ def optimise_grid(
     )
     conditions = (dict(condition or {}), None if null is None else dict(null))
     parts = [
-        Runs(model, method, noise[rows], guidance, *(take_rows(tree, rows, len(noise)) for tree in conditions), power)
+        Runs(
+            model,
+            method,
+            noise[rows],
+            guidance,
+            *(take_rows(tree, rows, len(noise)) for tree in conditions),
+            power=power,
+        )
         for rows in (slice(0, pilot), slice(pilot, None))
     ]
     search, judge = parts

@@ -105,7 +105,7 @@ class Program:
 def operation(instruction: Combine | Transform, dying: tuple[Register, ...]) -> Operation:
     """The instruction, ready to run."""
     drawing = isinstance(instruction, Transform) or instruction.draws
-    return Operation(None if drawing else settled(instruction), dying, instruction)
+    return Operation(None if drawing else settled(cast(Combine, instruction)), dying, instruction)
 
 
 def in_one_call(

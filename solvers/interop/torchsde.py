@@ -447,8 +447,9 @@ def checked_motion(bm: Any, y0: Tensor, times: Sequence[float], channels: int, a
         return BrownianTree(shape, *ends, seed=seed, tolerance=leaf, area=area, dtype=y0.dtype, device=y0.device)
     if not callable(bm):
         raise ArgumentError("bm", got=type(bm).__name__, expected="a Brownian motion, called as bm(s, u)")
-    if hasattr(bm, "shape") and tuple(bm.shape) != shape:
-        raise ShapeError("bm", got=list(bm.shape), expected=f"{list(shape)}, a row for each sample")
+    own = getattr(bm, "shape", None)
+    if own is not None and tuple(own) != shape:
+        raise ShapeError("bm", got=list(own), expected=f"{list(shape)}, a row for each sample")
     if area and isinstance(bm, BrownianTree) and not bm.area:
         raise ArgumentError("bm", got="a BrownianTree without areas", expected="area=True: method 'srk' reads them")
     return bm

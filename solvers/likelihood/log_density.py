@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -323,7 +323,7 @@ class Augmented:
             given = x.clone() if x.is_inference() else x
             z = torch.cat([given.reshape(x.shape[0], size), given.new_zeros(x.shape[0], width)], dim=1)
             return solve_ode(
-                Recipe(make),
+                Recipe(cast(Any, make)),
                 z,
                 times,
                 method=method,

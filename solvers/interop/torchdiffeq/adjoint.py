@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -123,7 +123,7 @@ class Adjoint(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Solve the adjoint equation from the last time to the first."""
         t, until, rows, *params = ctx.saved_tensors
         over = until if until.numel() else t
@@ -246,7 +246,7 @@ def adjoint_norm(posed: Problem, given: object) -> Callable[[tuple[Tensor, ...]]
             first, y, a, *rest = state
             parts = [posed.layout.unpack(row) for row in (y, a)]
             flat = parts if posed.layout.single else [part for both in parts for part in both]
-            return given((first, *flat, *rest))
+            return cast(Tensor, given((first, *flat, *rest)))
 
         return custom
     if given not in (None, "seminorm"):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -149,7 +150,7 @@ class FixedRun:
                     with torch.no_grad():
                         return float(event(*at(share)))
 
-                share = brentq(height, 0.0, 1.0, xtol=1e-15, rtol=1e-15) if height(1.0) < 0 else 1.0
+                share: Any = brentq(height, 0.0, 1.0, xtol=1e-15, rtol=np.float64(1e-15)) if height(1.0) < 0 else 1.0
                 return at(float(share))
             t, x, slope = problem.times[0].item() + taken * h, new, None
         raise IntegrationError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -141,7 +141,7 @@ def odeint_event(
     time, moved = with_moving_time(event, time, last)
     end = posed.layout.unpack(moved)
     if single:
-        return time, torch.cat([states[:-1], end[None]])  # pyright: ignore[reportOptionalSubscript, reportCallIssue]
+        return time, torch.cat([states[:-1], cast(Tensor, end)[None]])
     return time, tuple(torch.cat([part[:-1], new[None]]) for part, new in zip(states, end, strict=True))
 
 

@@ -51,13 +51,14 @@ class ScipyRun:
             row = torch.from_numpy(x).to(x0)[None]
             return problem.slope(t, row).cpu().numpy()[0]
 
-        tolerances = {
+        tolerances: dict[str, Any] = {
             name: value.cpu().numpy()[0] if isinstance(value, Tensor) else value
             for name, value in (("rtol", problem.rtol), ("atol", problem.atol))
         }
+        options: dict[str, Any] = dict(self.bounds)
         ends, start = problem.times[[0, -1]], x0[0].double().cpu().numpy()
         found = solve_ivp(
-            slope, ends, start, method=self.solver, t_eval=problem.times, vectorized=False, **tolerances, **self.bounds
+            slope, ends, start, method=self.solver, t_eval=problem.times, vectorized=False, **tolerances, **options
         )
         if not found.success:
             raise IntegrationError(f"scipy's {self.solver}", got=found.message, expected="a run to the last time")

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -73,7 +73,7 @@ def add(x: Tensor, slopes: Sequence[Tensor], weights: Sequence[float], h: Time) 
         for k, w in used:
             x = torch.add(x, k, alpha=h * w)
         return x
-    return combine([x, *(k for k, _ in used)], [1.0, *(h * w for _, w in used)])
+    return cast(Tensor, combine([x, *(k for k, _ in used)], [1.0, *(h * w for _, w in used)]))
 
 
 @dataclass
@@ -148,7 +148,7 @@ class AdamsStepper:
         zero = torch.zeros_like(x)
         predicted = add(zero, slopes, weights, step.h)
         added = self.correct(x, step, predicted, add_history(zero, nodes, slopes, step))
-        return combine([x, added], [1.0, 1.0]), slope
+        return cast(Tensor, combine([x, added], [1.0, 1.0])), slope
 
     def correct(self, x: Tensor, step: Step, added: Tensor, history: tuple[Tensor, float]) -> Tensor:
         """Functional iteration for what the step adds to the state."""
@@ -156,7 +156,7 @@ class AdamsStepper:
         inside = -self.problem.direction if self.perturb else 0.0
         for _ in range(self.max_iters):
             last = added
-            ahead = self.problem.slope(step.t1, combine([x, last], [1.0, 1.0]), inside)
+            ahead = self.problem.slope(step.t1, cast(Tensor, combine([x, last], [1.0, 1.0])), inside)
             added = add(known, [ahead], [weight], step.h)
             if self.converged(last.detach(), added.detach()):
                 return added
