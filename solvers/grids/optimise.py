@@ -183,7 +183,7 @@ class Runs:
         self.condition = condition, null
         self.network = model.bind(condition, null, self.guidance)
         self.errors: dict[Times, float] = {}
-        self.calls = 0
+        self.calls: int = 0
 
     def plan(self, times: Times) -> Plan:
         """The optimised plan on a grid."""
