@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "combination.hpp"
+#include "exchange.hpp"
 #include "module.hpp"
 
 #include <structmember.h>  // after Python.h, which it does not include
@@ -28,8 +29,10 @@ class OpenCombination {
   py::object run_common(PyObject* const* inputs, Py_ssize_t count) const {
     if (!common || count != bound.job.inputs || !may_run()) return py::object();
     Job job = bound.job;
+    const bool gradients = records_gradients();  // asked once: most loops record none, and need not ask the tensors
+    if (noise.is_none() && has_views()) return view(job, inputs, gradients) ? write(job, inputs[0]) : py::object();
     Like like;
-    like.refuse_gradients = records_gradients();  // asked once: most loops record none, and need not ask the tensors
+    like.refuse_gradients = gradients;
     for (int k = 0; k < job.inputs; ++k) {
       if (!like.take(inputs[k], job.in[k])) return py::object();
     }
@@ -55,11 +58,30 @@ class OpenCombination {
     return draws <= max_draws && bound.read_scale(scale, int(draws), single, many);
   }
 
+  // As the loop over `Like::take` and `split_rows` do, without noise.
+  static bool view(Job& job, PyObject* const* inputs, bool gradients) {
+    View first, other;
+    for (int k = 0; k < job.inputs; ++k) {
+      View& each = k == 0 ? first : other;
+      if (!view_of(inputs[k], each) || !each.matches(first)) return false;
+      if (gradients && ask(inputs[k], torch().requires_grad).ptr() != Py_False) return false;
+      job.in[k].address = each.address;
+      job.in[k].contiguous = true;
+    }
+    job.dtype = first.dtype;
+    job.rows = job.dims = 1;
+    job.row_size = first.size;
+    job.groups = {nullptr, nullptr, 0, first.size, 1};
+    return true;
+  }
+
   py::object write(Job& job, PyObject* first) const {
     py::object made[max_outputs];
     for (int o = 0; o < job.outputs; ++o) {
       made[o] = empty_like(first);
-      job.out[o].address = as_address(call(made[o].ptr(), torch().data_ptr).ptr());
+      View out;
+      const bool seen = has_views() && view_of(made[o].ptr(), out);
+      job.out[o].address = seen ? out.address : as_address(call(made[o].ptr(), torch().data_ptr).ptr());
       job.out[o].contiguous = true;
     }
     if (job.size() > 0) {

@@ -105,7 +105,11 @@ bool Like::take(PyObject* tensor, Operand& operand) {
   if (!address) return false;
   operand.address = static_cast<char*>(PyLong_AsVoidPtr(address.ptr()));
   operand.contiguous = true;
-  return true;
+  if (operand.address) return true;
+  for (int d = 0; d < dims(); ++d) {
+    if (extent(d) == 0) return true;
+  }
+  return false;  // within torch.func.functionalize: elements, but no memory of its own
 }
 
 }  // namespace pushforward

@@ -43,9 +43,7 @@ class Stage(NamedTuple):
         place: The register of the output.
         operations: What is done then.
         following: What the network is asked at next, or the result.
-        last: Whether it is the result.
         compares: Whether the first operation compares the output with tensors of the run, as combinations do.
-        quick: All of the stage in one call, if it is a combination that makes what follows.
 
     """
 
@@ -53,9 +51,7 @@ class Stage(NamedTuple):
     place: Register
     operations: tuple[Operation, ...]
     following: Register
-    last: bool
     compares: bool
-    quick: kernels.RegisterStep | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +63,8 @@ class Program:
         opening: What is done before the network is asked for the first time.
         start: What it is asked at then.
         stages: What follows each of its outputs.
+        quick: All of a stage in one call, for those that are a combination which makes what follows; else None.
+        stochastic: Whether the plan draws noise.
 
     """
 
@@ -74,6 +72,8 @@ class Program:
     opening: tuple[Operation, ...]
     start: Register
     stages: tuple[Stage, ...]
+    quick: tuple[kernels.RegisterStep | None, ...]
+    stochastic: bool
 
     def __deepcopy__(self, memo: dict[int, object]) -> Program:
         """Itself: nothing in it changes."""
@@ -92,14 +92,14 @@ class Program:
             elif isinstance(instruction, Combine | Transform):
                 parts[-1].append(operation(instruction, dying))
         start, *following = [*[source for _, _, source in heads], plan.result]
-        stages = list[Stage]()
+        stages, quick = list[Stage](), list[kernels.RegisterStep | None]()
         for (source, place, _), operations, register in zip(heads, parts[1:], following, strict=True):
             head = operations[0].instruction if operations else None
             compares = isinstance(head, Combine) and len(head.inputs) > 1 and place in head.inputs
-            quick = in_one_call(operations[0], source, place, register) if compares and len(operations) == 1 else None
-            last = len(stages) + 1 == len(heads)
-            stages.append(Stage(source, place, tuple(operations), register, last, compares, quick))
-        return cls(plan, tuple(parts[0]), start, tuple(stages))
+            single = compares and len(operations) == 1
+            quick.append(in_one_call(operations[0], source, place, register) if single else None)
+            stages.append(Stage(source, place, tuple(operations), register, compares))
+        return cls(plan, tuple(parts[0]), start, tuple(stages), tuple(quick), plan.stochastic)
 
 
 def operation(instruction: Combine | Transform, dying: tuple[Register, ...]) -> Operation:
@@ -192,11 +192,11 @@ class OutsideRun:
 
     Attributes:
         timetable, entry: Which entry of which list waits for its output.
-        done: Whether the last output has been given.
+        end: The entry after the last one; no output is waited for there.
 
     """
 
-    __slots__ = ("begin", "done", "entry", "key", "program", "timetable", "transforms", "unlike", "values")
+    __slots__ = ("begin", "end", "entry", "key", "program", "timetable", "transforms", "unlike", "values")
 
     def __init__(
         self,
@@ -209,7 +209,7 @@ class OutsideRun:
     ) -> None:
         self.program, self.timetable = program, timetable
         self.begin = self.entry = begin
-        self.done, self.unlike = not program.stages, False
+        self.end, self.unlike = begin + len(program.stages), False
         self.transforms, self.key = transforms or {}, None if samples is None else kernels.Noise(0, NO_DRAW, samples)
         self.values: dict[Register, Tensor] = {program.plan.start: sample}
         for operation in program.opening:
@@ -219,6 +219,8 @@ class OutsideRun:
     def advance(self, output: Tensor, sample: Tensor) -> Tensor:
         """Take the network's ``output`` at ``sample``; return its next input, or the result after the last one.
 
+        Whoever drives may call ``program.quick`` first, on ``values``, and count ``entry`` on if it did the stage.
+
         Outputs of another dtype are cast, and a variance in as many channels again is dropped. Most outputs need
         neither, and the combination that takes one finds out; after the first that does, all are looked at.
 
@@ -227,15 +229,6 @@ class OutsideRun:
 
         """
         stage = self.program.stages[self.entry - self.begin]
-        quick = stage.quick
-        if quick is None or self.unlike or (state := quick(self.values, sample, output)) is None:
-            return self.advance_by_parts(stage, output, sample)
-        self.entry += 1
-        self.done = stage.last
-        return state
-
-    def advance_by_parts(self, stage: Stage, output: Tensor, sample: Tensor) -> Tensor:
-        """As `advance`, one operation after the other."""
         if self.unlike or not stage.compares:
             output = like(output, sample)
         values = self.values
@@ -250,10 +243,9 @@ class OutsideRun:
                 raise
         else:
             self.entry += 1
-            self.done = stage.last
             return values.pop(stage.following)  # comes back with the next output, likewise
         self.unlike = True
-        return self.advance_by_parts(stage, output, sample)
+        return self.advance(output, sample)
 
     def execute(self, operation: Operation) -> None:
         """An operation of any kind."""

@@ -25,7 +25,7 @@ from .timetable import Timetable
 from .training import Mixing, Training, check_flow_path, trained_prediction, training_of
 
 
-@dataclass
+@dataclass(init=False)
 class DiffusersSchedulerOutput(BaseOutput):
     """What a step returns.
 
@@ -37,6 +37,14 @@ class DiffusersSchedulerOutput(BaseOutput):
 
     prev_sample: Tensor
     pred_original_sample: Tensor | None = None
+
+    def __init__(self, prev_sample: Tensor, pred_original_sample: Tensor | None = None) -> None:
+        # What BaseOutput does after any initialisation, without a search for the fields, which takes as long as a step.
+        vars(self).update(prev_sample=prev_sample, pred_original_sample=pred_original_sample)
+        set_item = super(BaseOutput, self).__setitem__
+        set_item("prev_sample", prev_sample)
+        if pred_original_sample is not None:
+            set_item("pred_original_sample", pred_original_sample)
 
 
 class DiffusersScheduler(SchedulerMixin, ConfigMixin):
@@ -282,25 +290,25 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):
 
         """
         run = self._run
-        if (
-            run is None
-            or run.done
-            or not isinstance(timestep, Tensor)
-            or (timestep.data_ptr() - run.timetable.start) // run.timetable.width != run.entry
-        ):
+        if run is None or not isinstance(timestep, Tensor) or timestep.data_ptr() != run.timetable.addresses[run.entry]:
             run = self._run_at(timestep, sample, generator)
-        state = run.advance(model_output, sample)
-        clean = state if run.done and self._planned("step").ends_clean else None
+        # Asked here, since one more function in between would be a fiftieth of the step.
+        quick = run.program.quick[run.entry - run.begin]
+        if quick is not None and (state := quick(run.values, sample, model_output)) is not None:
+            run.entry += 1
+        else:
+            state = run.advance(model_output, sample)
+        clean = state if run.entry == run.end and self._planned("step").ends_clean else None
         return DiffusersSchedulerOutput(state, clean) if return_dict else (state, clean)
 
     def _run_at(self, timestep: float | Tensor, sample: Tensor, generator: Generators) -> OutsideRun:
         """The run that waits for the output at this timestep: the one under way, or a new one."""
         schedule, run = self._planned("step"), self._run
         index = self._timetable.index(timestep, None if run is None else run.entry)
-        if run is None or run.done or index not in (None, run.entry):
+        if run is None or run.entry == run.end or index not in (None, run.entry):
             begin = (self._begin or 0) if index is None else index
             program = schedule.begun_at(begin)
-            samples = sample_ids(generator, sample.shape[0], sample.device) if program.plan.stochastic else None
+            samples = sample_ids(generator, sample.shape[0], sample.device) if program.stochastic else None
             self._run = run = OutsideRun(
                 program, sample, self._timetable, begin, samples, clean_transforms(self.config)
             )
@@ -329,10 +337,11 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):
 
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
         """The network's input: the sample times a number that depends on the timestep (1 on the network's own path)."""
-        if self._schedule is None or (scalings := self._schedule.scalings) is None:
+        schedule = self._schedule
+        if schedule is None or (scalings := schedule.scalings) is None:
             return sample
         run = self._run
-        waiting = None if run is None or run.done else run.entry
+        waiting = None if run is None or run.entry == run.end else run.entry
         index = None if timestep is None else self._timetable.index(timestep, waiting)
         if index is None:
             index = (self._begin or 0) if waiting is None else waiting

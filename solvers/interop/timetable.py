@@ -18,15 +18,16 @@ class Timetable:
         times: The same numbers.
 
     Attributes:
-        start, width: Address of the first entry, and bytes of one.
+        addresses: Of the entries, and None for what comes after the last one.
 
     """
 
-    __slots__ = ("entries", "start", "times", "width")
+    __slots__ = ("addresses", "entries", "start", "times", "width")
 
     def __init__(self, entries: Tensor, times: Sequence[float]) -> None:
         self.entries, self.times = entries, tuple(times)
         self.start, self.width = entries.data_ptr(), entries.element_size()
+        self.addresses = (*[self.start + self.width * place for place in range(len(self.times))], None)
 
     def __reduce__(self) -> tuple[type[Timetable], tuple[Tensor, tuple[float, ...]]]:
         """How copies and pickles are made: with an address of their own."""

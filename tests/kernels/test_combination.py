@@ -109,6 +109,47 @@ def test_modes_see_an_operator():
     assert mode.seen[-1] == "pushforward::combine"
 
 
+@pytest.mark.parametrize("name", AVAILABLE)
+@pytest.mark.parametrize("shape", [(), (0, 3), (1, 1, 5), (4, 3)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_any_shape_and_place_in_memory(name, shape, dtype):
+    """Scalars, nothing, dimensions of one whose strides say nothing, offsets, and no contiguous order at all."""
+    x = torch.arange(torch.Size(shape).numel() + 2).to(dtype)
+    moved = [x[start : x.numel() - 2 + start].reshape(shape) for start in (0, 2)]
+    turned = [y.movedim(0, -1) for y in moved if y.ndim]
+    stretched = [
+        y.as_strided(y.shape, [7 if n == 1 else s for n, s in zip(y.shape, y.stride(), strict=True)]) for y in moved
+    ]
+    settled = combination([1.0, 0.5])
+    with backend(name):
+        for inputs in filter(None, (moved, turned, stretched)):
+            expected = inputs[0].double() + 0.5 * inputs[1].double()  # small integers and halves: exact in any dtype
+            got = settled(*inputs)
+            assert got.dtype == dtype
+            assert torch.equal(got.double(), expected)
+
+
+def test_transforms_whose_tensors_have_no_memory():
+    """Within functionalize a tensor is a plain one on the CPU, at address 0."""
+    inputs = tensors()
+    settled = combination([1.0, -0.5])
+    assert torch.equal(torch.func.functionalize(settled)(*inputs), inputs[0] - 0.5 * inputs[1])
+    assert torch.equal(torch.func.functionalize(lambda *xs: combine(xs, [1.0, -0.5]))(*inputs), settled(*inputs))
+    assert torch.equal(torch.vmap(settled)(*inputs), settled(*inputs))
+
+
+@pytest.mark.parametrize("name", AVAILABLE)
+def test_layouts_without_an_address_are_refused(name):
+    x = torch.ones(3, 4)
+    settled = combination([1.0, 0.5])
+    with backend(name):
+        for inputs in ((x.int(), x.int()), (x.to(torch.complex64), x), (x, x.to("meta")), (x, x.double()), (x, x[:1])):
+            with pytest.raises(PushforwardError):
+                settled(*inputs)
+        with pytest.raises(RuntimeError):
+            settled(x.to_sparse(), x)
+
+
 def test_mistakes():
     x, v = tensors()
     settled = combination([1.0, -0.5])

@@ -22,6 +22,7 @@ with warnings.catch_warnings():  # their import-time deprecations are not ours t
     import diffusers
 
     from pushforward.solvers.interop import DiffusersScheduler
+    from pushforward.solvers.interop.scheduler import DiffusersSchedulerOutput
 
 from host_reads import HostReadError, no_host_reads
 from scheduler_loop import LEADING, SHAPE, STABLE, loop, network, relative, sampled, scheduler_of, start
@@ -214,10 +215,32 @@ def frames(function: Callable[..., Any], *args: Any, **options: Any) -> tuple[li
     return seen, result
 
 
+@pytest.mark.parametrize("clean", [None, torch.zeros(1)])
+def test_the_output_is_as_diffusers_makes_its_own(clean: torch.Tensor | None) -> None:
+    """Mapping, tuple, attributes, what assignment does, copies, the pytree: as of DDIM's output of the same fields."""
+    theirs = diffusers.schedulers.scheduling_ddim.DDIMSchedulerOutput
+    x, y = torch.ones(1), torch.full((1,), 2.0)
+    made = [kind(prev_sample=x, pred_original_sample=clean) for kind in (theirs, DiffusersSchedulerOutput)]
+    expected = list(made[0])
+    for output in made:
+        copies = [copy.copy(output), copy.deepcopy(output), pickle.loads(pickle.dumps(output))]
+        leaves = torch.utils._pytree.tree_leaves(output)
+        for other in (output, *copies):
+            assert list(other) == expected
+            assert all(torch.equal(a, b) for a, b in zip(other.to_tuple(), leaves, strict=True))
+            assert other[0] is other.prev_sample is other["prev_sample"]
+            assert (other.pred_original_sample is None) == (clean is None)
+        output.prev_sample = y
+        assert output[0] is output["prev_sample"] is y
+        output["pred_original_sample"] = y
+        assert output[1] is output.pred_original_sample is y
+    assert repr(made[1]) == repr(made[0]).replace("DDIM", "Diffusers")
+
+
 @pytest.mark.skipif(kernels.backends()["native"] != "available", reason="counts what stands around a native call")
 @pytest.mark.parametrize(("solver", "path"), [("euler", None), ("euler", "edm"), ("heun", "edm")])
-def test_a_step_is_two_functions_around_one_kernel(solver: str, path: Any) -> None:
-    """Within a run: `step`, `advance`, and no torch function that has a Python frame."""
+def test_a_step_is_one_function_around_one_kernel(solver: str, path: Any) -> None:
+    """Within a run: `step`, and no torch function that has a Python frame."""
     scheduler = DiffusersScheduler(solver, path=path, **LEADING)
     scheduler.set_timesteps(4)
     x = start() * scheduler.init_noise_sigma
@@ -226,7 +249,7 @@ def test_a_step_is_two_functions_around_one_kernel(solver: str, path: Any) -> No
         assert called == ["scale_model_input"] + ["index"] * (path == "edm")
         called, (x, _) = frames(scheduler.step, network(scaled, t), t, x, return_dict=False)
         if 0 < index < len(scheduler.timesteps) - 1:  # the last step asks whether it has come to clean data
-            assert called == ["step", "advance"]
+            assert called == ["step"]
 
 
 @pytest.mark.parametrize("path", [None, "edm"])
