@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..errors import ArgumentError
 from . import arguments
 from .arguments import Terms
 from .dispatch import forced, implements, native_module
@@ -32,7 +33,15 @@ if native_module is not None:
 def combine(inputs: Sequence[Tensor], parts: Terms, outs: Sequence[Tensor], status: Tensor | None) -> None:
     """Run once; the same numbers as the reference, bit for bit."""
     arguments.check_overlap(inputs, outs)
-    result = bind(inputs, parts, outs, all([x.is_contiguous() for x in (*inputs, *outs)]))()
+    contiguous = all([x.is_contiguous() for x in (*inputs, *outs)])
+    made = outs
+    if not contiguous:  # the imaginary part of a conjugate is a view whose memory holds the opposite numbers
+        inputs = [x.resolve_neg() for x in inputs]
+        made = [torch.empty_like(out.resolve_neg()) if out.is_neg() else out for out in outs]
+    result = bind(inputs, parts, made, contiguous)()
+    for out, value in zip(outs, made, strict=True):
+        if value is not out:
+            out.copy_(value)
     if status is not None:
         status |= result
 
@@ -42,6 +51,9 @@ def prepare(inputs: Sequence[Tensor | None], parts: Terms, outs: Sequence[Tensor
     """Bind once, for many calls."""
     given = [x for x in inputs if x is not None]
     arguments.check_overlap(given, outs)
+    if any([x.is_neg() for x in (*given, *outs)]):
+        expected = "tensors whose memory holds their numbers: call resolve_neg()"
+        raise ArgumentError("inputs", got="the imaginary part of a conjugate", expected=expected)
     return bind(inputs, parts, outs, all([x.is_contiguous() for x in (*given, *outs)]))
 
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_variants import cpu_backends, fast_backends
 
-from pushforward.kernels import Draw, Noise, backend, combine, normal
+from pushforward.errors import ArgumentError
+from pushforward.kernels import Draw, Noise, backend, combine, normal, prepare
 
 AVAILABLE, FAST = cpu_backends("combine"), fast_backends("combine")
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -176,3 +177,15 @@ def test_status_sees_an_overflow_in_storage(name):
     with backend(name):
         combine([torch.full((3, 3), 60000.0, dtype=torch.float16)], [2.0], status=status)
     assert status.item() == 1
+
+
+def test_the_imaginary_part_of_a_conjugate_has_its_sign():
+    """Such a view says of its memory, which holds the opposite numbers, that it is to be read with the other sign."""
+    part = torch.randn(4, 3, dtype=torch.complex128, generator=torch.Generator().manual_seed(0)).conj().imag
+    out = torch.zeros(4, 3, dtype=torch.complex128).conj().imag
+    assert part.is_neg()
+    assert torch.equal(combine([part, part], [1.0, 0.5]), 1.5 * part.resolve_neg())
+    combine([part, part], [1.0, 0.5], out=out)
+    assert torch.equal(out, 1.5 * part)
+    with backend("native"), pytest.raises(ArgumentError, match="resolve_neg"):
+        prepare([part, None], [1.0, 1.0], torch.empty(4, 3, dtype=torch.float64))
