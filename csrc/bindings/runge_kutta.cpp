@@ -10,6 +10,9 @@
 
 namespace pushforward {
 
+// Below this many elements a thread, waking another one costs more than it saves.
+constexpr int64_t least_elements = 4096;
+
 StepRows step_rows(const py::tuple& rows, size_t stages, int estimates, size_t dense, double rtol, double atol) {
   if (stages > max_stages || estimates < 0 || estimates > max_estimates || dense > max_dense ||
       rows.size() != 1 + size_t(estimates) + dense) {
@@ -33,10 +36,32 @@ StepRows step_rows(const py::tuple& rows, size_t stages, int estimates, size_t d
   return tableau;
 }
 
-namespace {
+void run_steps(StepJob& job) {
+  const int estimates = job.tableau.estimates;
+  const int64_t rows = job.rows, row_size = job.row_size, size = rows * row_size;
+  if (row_size == 0) std::fill_n(job.error, rows * estimates, 0.0);
+  if (size == 0) return;
+  const auto kernel = step_units_kernel();
+  const int64_t blocks = job.short_rows() ? 1 : job.blocks();
+  std::vector<double> sums(blocks > 1 ? size_t(estimates * rows * blocks) : 0);
+  job.sums = sums.data();
+  if (size < 2 * least_elements) {
+    kernel(job, 0, job.units());
+  } else {
+    const int threads = int(std::min<int64_t>(torch_threads(), size / least_elements));
+    py::gil_scoped_release release;
+    parallel_for(job.units(), threads, [&](int64_t first, int64_t last) { kernel(job, first, last); });
+  }
+  if (blocks == 1) return;
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int e = 0; e < estimates; ++e) {
+      const double sum = PF_ISA::sum_of_blocks(job.sums + (e * rows + row) * blocks, blocks);
+      job.error[row * estimates + e] = PF_ISA::error_norm(sum, row_size);
+    }
+  }
+}
 
-// Below this many elements a thread, waking another one costs more than it saves.
-constexpr int64_t least_elements = 4096;
+namespace {
 
 // Tensors are contiguous [rows, row_size], checked in Python. `tableau`: see step_rows.
 void rk_step(int dtype, int64_t rows, int64_t row_size, py::handle x, const py::list& stages, py::handle h,
@@ -54,23 +79,7 @@ void rk_step(int dtype, int64_t rows, int64_t row_size, py::handle x, const py::
   job.h = reinterpret_cast<const double*>(as_address(h.ptr()));
   job.h_step = h_step;
   job.error = reinterpret_cast<double*>(as_address(error.ptr()));
-  if (row_size == 0) std::fill_n(job.error, rows * estimates, 0.0);
-  if (rows * row_size == 0) return;
-
-  const auto kernel = step_units_kernel();
-  const int64_t size = rows * row_size, blocks = job.short_rows() ? 1 : job.blocks();
-  const int threads = size < 2 * least_elements ? 1 : int(std::min<int64_t>(torch_threads(), size / least_elements));
-  std::vector<double> sums(blocks > 1 ? size_t(estimates * rows * blocks) : 0);
-  job.sums = sums.data();
-  py::gil_scoped_release release;
-  parallel_for(job.units(), threads, [&](int64_t first, int64_t last) { kernel(job, first, last); });
-  if (blocks == 1) return;
-  for (int64_t row = 0; row < rows; ++row) {
-    for (int e = 0; e < estimates; ++e) {
-      const double sum = PF_ISA::sum_of_blocks(job.sums + (e * rows + row) * blocks, blocks);
-      job.error[row * estimates + e] = PF_ISA::error_norm(sum, row_size);
-    }
-  }
+  run_steps(job);
 }
 
 // A stage of an attempt: the state x + h sum_i w_i k_i, and for each row its time t + c h. `t` and `h` are doubles.
@@ -90,13 +99,8 @@ void rk_stage(int dtype, int64_t rows, int64_t row_size, py::handle x, const py:
   job.sums = nullptr;
   const auto* start = reinterpret_cast<const double*>(as_address(t.ptr()));
   auto* time = reinterpret_cast<double*>(as_address(times.ptr()));
-  const int64_t size = rows * row_size;
-  const int threads = size < 2 * least_elements ? 1 : int(std::min<int64_t>(torch_threads(), size / least_elements));
-  py::gil_scoped_release release;
   for (int64_t row = 0; row < rows; ++row) time[row] = start[row] + c * job.h[row];
-  if (size == 0) return;
-  const auto kernel = step_units_kernel();
-  parallel_for(job.units(), threads, [&](int64_t first, int64_t last) { kernel(job, first, last); });
+  run_steps(job);
 }
 
 }  // namespace

@@ -47,7 +47,7 @@ class ExplicitMethod:
 
     def attempt(self, live: Live, h: np.ndarray) -> Attempt:
         """Evaluate the stages, the new state and its error."""
-        pair, x, evaluate = self.pair, live.x, live.evaluate
+        x, evaluate = live.x, live.evaluate
         assert live.slope is not None  # keeps_slope
         work = stage_work(x, torch.from_numpy(h), torch.from_numpy(live.t))
         work.add(live.slope)
@@ -62,7 +62,7 @@ class ExplicitMethod:
         slope = stages[-1] if self.ends_at_new_state else None
 
         def interpolate(index: Tensor, theta: np.ndarray) -> tuple[Tensor, int]:
-            return dense_output(pair, live, h, stages, index, theta)
+            return self.interpolate(live, h, stages, index, theta)
 
         return Attempt(new, ratio, slope, len(self.rows), interpolate)
 
@@ -75,6 +75,12 @@ class ExplicitMethod:
             errors = [add_stages(zero, work.slopes, work.h, row) for row in self.estimates]
             norms = [tolerance.ratio(error, work.x, new) for error in errors]
         return norms[0] if len(norms) == 1 else two_estimates(norms[0], norms[1])
+
+    def interpolate(
+        self, live: Live, h: np.ndarray, stages: list[Tensor], index: Tensor, theta: np.ndarray
+    ) -> tuple[Tensor, int]:
+        """Dense output of an attempt with these slopes; see `Attempt.interpolate`."""
+        return dense_output(self.pair, live, h, stages, index, theta)
 
     @cached_property
     def rows(self) -> tuple[tuple[tuple[float, ...], float], ...]:

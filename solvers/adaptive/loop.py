@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .compiled import CompiledAttempts, compiled_attempts
 from .control import Limits, restore_rejected, step_control
 from .controller import Controller
 from .events import Event, EventWatch
@@ -61,6 +62,8 @@ class Run:
         self.nfe, self.accepted, self.attempts = (np.zeros(count, dtype=np.int64) for _ in range(3))
         self.jacobians, self.products = (np.zeros(count, dtype=np.int64) for _ in range(2))
         self.calls = self.host_reads = 0
+        self.compiled: CompiledAttempts | None = None
+        self.like_times = torch.zeros(count, dtype=torch.float64)
         self.arrived: list[tuple[np.ndarray, Tensor]] = []
         self.states = x.new_full((length, *x.shape), torch.nan)
         self.states[0] = x
@@ -111,6 +114,8 @@ class Run:
             control.ended[:] = np.where(np.isfinite(h), -1, Status.NOT_FINITE)
             self.finish()
         self.aim()
+        if not (self.snapshot or self.stops or self.recorder or self.jumps):
+            self.compiled = compiled_attempts(self.method, self.live, self.control)
 
     def aim(self) -> None:
         """Set the targets: the end, or the next stop before it, or without dense output the next requested time."""
@@ -129,6 +134,8 @@ class Run:
 
     def advance(self) -> None:
         """Try a step of every live sample, and keep those that pass."""
+        if self.compiled is not None:
+            return self.advance_compiled(self.compiled)
         live, control = self.live, self.control
         control.propose()
         h = control.signed_size
@@ -175,6 +182,23 @@ class Run:
             self.aim()
         if fresh is not None and fresh.any():
             self.renew(fresh)
+
+    def advance_compiled(self, compiled: CompiledAttempts) -> None:
+        """The same, where nobody else takes part in it."""
+        live, control = self.live, self.control
+        if len(self.like_times) != len(live.samples):
+            self.like_times = self.like_times[: len(live.samples)].clone()
+        x, slopes, slope, (_, ended, _, due) = compiled.run(control, live, self.like_times)
+        self.host_reads += 1
+        self.calls += compiled.evaluations
+        if due:
+            h, method = control.signed_size, compiled.method
+            attempt = Attempt(x, h, slope, 0, lambda index, theta: method.interpolate(live, h, slopes, index, theta))
+            self.write_outputs(live, attempt, h)
+        control.move()
+        self.live = Live(live.field, live.tolerance, live.samples, x, control.t, slope)
+        if ended:
+            self.finish()
 
     def commit(self, attempt: Attempt, rejected: int) -> None:
         """The samples after the attempt: rejected ones keep state and slope."""

@@ -21,7 +21,7 @@ from pushforward.errors import (
     UnknownNameError,
 )
 from pushforward.solvers import Controller, Status
-from pushforward.solvers.adaptive import pairs
+from pushforward.solvers.adaptive import loop, pairs
 
 NOT_STIFF = [problem for problem in PROBLEMS.values() if not problem.stiff]
 VAN_DER_POL = van_der_pol(1)
@@ -189,11 +189,73 @@ def test_passes_and_host_reads(method, stages, monkeypatch):
             return counted
 
     monkeypatch.setattr("pushforward.solvers.adaptive.explicit.native_module", Counting())
-    solution = pf.solve_ode(VAN_DER_POL, starts(16), [0.0, 5.0], method=method)
+    condition = {"unused": torch.zeros(16)}  # keeps this run out of the compiled module's own loop over stages
+
+    def field(x, t, unused):
+        return VAN_DER_POL(x, t)
+
+    solution = pf.solve_ode(field, starts(16), [0.0, 5.0], method=method, condition=condition)
     attempts = solution.host_reads - 3  # three norms of the first step
     assert attempts == (solution.accepted + solution.rejected).max()
     assert calls == {"rk_stage": attempts * (stages - 1), "rk_step": attempts}
     # and the copy of slopes where a sample was rejected: stages + 1 in all
+
+
+def compiled_runs(monkeypatch):
+    """A list that gets the compiled attempts of every run."""
+    made = []
+    original = loop.compiled_attempts
+
+    def remember(*args):
+        made.append(original(*args))
+        return made[-1]
+
+    monkeypatch.setattr(loop, "compiled_attempts", remember)
+    return made
+
+
+@pytest.mark.skipif(kernels.dispatch.native_module is None, reason="tests the compiled module")
+@pytest.mark.parametrize("method", ["dopri54", "bosh32", "tsit54"])
+def test_the_compiled_attempt_is_the_same(method, monkeypatch):
+    """To the bit, dense output and counts included; in as many passes."""
+    made = compiled_runs(monkeypatch)
+    x0, times = starts(33), [0.0, 1.0, 1.5, 7.0]
+    compiled = pf.solve_ode(VAN_DER_POL, x0, times, method=method, controller="I")
+    attempts = compiled.host_reads - 3
+    assert made[0].attempts.passes == attempts * pairs.PAIRS[method].stages
+    condition = {"unused": torch.zeros(33)}
+    plain = pf.solve_ode(lambda x, t, unused: VAN_DER_POL(x, t), x0, times, method=method, condition=condition)
+    assert made[1] is None
+    assert torch.equal(compiled.x, plain.x)
+    for name in ("nfe", "accepted", "rejected", "status", "t"):
+        assert (getattr(compiled, name) == getattr(plain, name)).all()
+    assert (compiled.calls, compiled.host_reads) == (plain.calls, plain.host_reads)
+    assert compiled.rejected.sum() > 0
+
+
+@pytest.mark.skipif(kernels.dispatch.native_module is None, reason="tests the compiled module")
+def test_the_compiled_attempt_checks_slopes_and_passes_errors_on(monkeypatch):
+    made = compiled_runs(monkeypatch)
+    x0 = starts(4)
+    plain = pf.solve_ode(VAN_DER_POL, x0, [0.0, 2.0])
+    strided = pf.solve_ode(lambda x, t: VAN_DER_POL(x, t).T.contiguous().T, x0, [0.0, 2.0])
+    parameter = torch.nn.Parameter(torch.ones(4, 2, dtype=torch.float64))
+    same = pf.solve_ode(lambda x, t: parameter, x0, [0.0, 2.0])
+    assert torch.equal(strided.x, plain.x)
+    assert (same.final - x0 - 2).abs().max() < 1e-12
+
+    def late(result):
+        return lambda x, t: result(x) if float(t[0]) > 0.5 else -x
+
+    for error, result in (
+        (ShapeError, lambda x: x[:, :1]),
+        (DtypeError, lambda x: x.float()),
+        (DtypeError, lambda x: None),
+        (ZeroDivisionError, lambda x: 1 / 0),
+    ):
+        with pytest.raises(error):
+            pf.solve_ode(late(result), x0, [0.0, 2.0])
+    assert None not in made[:2]
 
 
 def test_nothing_is_kept_alive():
