@@ -68,9 +68,8 @@ class Run:
         self.states = x.new_full((length, *x.shape), torch.nan)
         self.states[0] = x
         self.dense = DenseOutput(x.clone(), times[:, 0].copy()) if dense else None
-        # Fields of narrower states see times in single precision, in which the two sides of a stop must differ too.
-        self.unit = ULPS_OF_STOP if x.dtype == torch.float64 else ULPS_OF_STOP * 2**29
-        self.stops = [ulps(float(s), -self.direction * self.unit) for s in stops]
+        self.clearance = ulps_of_stop(x)
+        self.stops = [ulps(float(s), -self.direction * self.clearance) for s in stops]
         self.watch = EventWatch(events, live) if events else None
         # A step that nobody interpolates may write over the arrays of the last one.
         self.snapshot = dense or bool(events)
@@ -169,7 +168,7 @@ class Run:
         self.commit(attempt, rejected)
         if reached and self.stops:
             passed = (control.accept != 0) & (control.ended < 0) & np.isin(control.t, self.stops)
-            control.t[passed] = ulps(control.t[passed], self.direction * 2 * self.unit)
+            control.t[passed] = ulps(control.t[passed], self.direction * 2 * self.clearance)
             fresh = passed if fresh is None else fresh | passed
         if reached and self.jumps is not None:
             jumped = self.jumps.apply(self.live, (control.accept != 0) & (control.ended < 0))
@@ -317,6 +316,14 @@ class Run:
         """Add evaluations of all live samples."""
         self.control.nfe[:] += evaluations
         self.calls += evaluations
+
+
+def ulps_of_stop(x: Tensor) -> float:
+    """How far from a stop steps of this state end and begin, in units in the last place of the time.
+
+    Fields of narrower states than float64 see times in single precision, in which the two sides must differ too.
+    """
+    return ULPS_OF_STOP if x.dtype == torch.float64 else ULPS_OF_STOP * 2**29
 
 
 def ulps(t: np.ndarray | float, count: float) -> np.ndarray:

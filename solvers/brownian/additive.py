@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from ..adaptive.field import own
 from ..adaptive.method import Attempt, Live
 from ..sde.additive_tableau import SOSRA, SRA1, SRA3, AdditiveTableau
 from .field import StochasticField
-from .scheme import Brownian, Term, added, noise, own, register_scheme, sums
+from .scheme import Brownian, Term, added, noise, register_scheme, sums
 
 
 def finish(live: Live, state: list[Term], error: list[Term], evaluations: int) -> Attempt:

@@ -129,11 +129,6 @@ class JointBrownian:
 Term = tuple[Tensor, np.ndarray]  # a tensor [b, *D], and what multiplies it for each sample
 
 
-def own(slope: Tensor, *others: Tensor) -> Tensor:
-    """A slope in memory of its own, if a field hands out the same memory again, or its input."""
-    return slope.clone() if any(slope.data_ptr() == x.data_ptr() for x in others) and slope.numel() else slope
-
-
 def noise(scales: Sequence[Scale], weights: Sequence[float], tensor: Tensor, factor: float = 1.0) -> list[Term]:
     """``factor sum_i w_i G_i * tensor`` as terms of a sum: none where all weights are zero."""
     used = [(g, w * factor) for g, w in zip(scales, weights, strict=True) if w != 0]

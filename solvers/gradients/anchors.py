@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..adaptive.loop import ulps
+from ..adaptive.loop import ulps, ulps_of_stop
 from ..adaptive.method import Live
 from .tape import Steps
 
-CLEAR = 32  # units in the last place between a time at which the field jumps and an anchor
+CLEAR = 8  # how many times as far as a step an anchor keeps from a time at which the field jumps
 
 
 @dataclass
@@ -101,9 +101,10 @@ def anchors(
         row, when = np.concatenate([row, place[mine]]), np.concatenate([when, steps.after[mine]])
         node = np.concatenate([node, steps.taken[mine]])
         output = np.concatenate([output, np.full(int(mine.sum()), -1)])
+    clear = CLEAR * ulps_of_stop(states)
     for stop in stops:
-        near = np.abs(when - stop) <= CLEAR * np.spacing(abs(stop))
-        when = np.where(near, ulps(stop, -way * CLEAR), when)
+        near = np.abs(when - stop) <= clear * np.spacing(abs(stop))
+        when = np.where(near, ulps(stop, -way * clear), when)
     order = np.lexsort((-way * when, row))
     row, when, node, output = row[order], when[order], node[order], output[order]
     same = np.flatnonzero((row[1:] == row[:-1]) & (when[1:] == when[:-1])) + 1

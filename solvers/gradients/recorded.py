@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from ..adaptive.explicit import ExplicitMethod, dense_weights, stage_work
-from ..adaptive.field import Field
+from ..adaptive.field import Field, own
 from ..adaptive.method import Attempt, Live
-from .replay import complete, own, picked, take_step, weighted
+from .replay import complete, picked, take_step, weighted
 from .tape import StepRecorder
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..adaptive.explicit import ExplicitMethod, dense_weights
-from ..adaptive.field import Field
+from ..adaptive.field import Field, own
 from ..adaptive.pairs import Pair
 from .linear import weighted_sum
 from .tape import Group
@@ -150,11 +150,6 @@ def complete(
         at = weighted(x, slopes, stage_weights(h, row))
         slopes.append(own(field(at, torch.from_numpy(t + c * h)), slopes[-1]))
     return slopes
-
-
-def own(slope: Tensor, last: Tensor) -> Tensor:
-    """A copy if a field hands out one buffer again and again: the last slope is still needed."""
-    return slope.clone() if slope.data_ptr() == last.data_ptr() and slope.numel() else slope
 
 
 def stage_weights(h: np.ndarray, row: Sequence[float]) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from _live_memory import LiveMemory
+from small_net import DOUBLE, Net, normal
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 from torchdiffeq import odeint, odeint_adjoint
@@ -23,27 +24,7 @@ from pushforward.solvers.adaptive.field import function_field
 from pushforward.solvers.adaptive.tolerance import Tolerance
 from pushforward.solvers.gradients.adjoint_method import AdjointField, AdjointMethod, Quadrature
 
-DOUBLE = torch.float64
 TIMES = [0.0, 0.3, 0.7, 1.0]
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=DOUBLE, generator=torch.Generator().manual_seed(seed))
-
-
-class Net(nn.Module):
-    """A field whose stiffness differs from sample to sample, with a time that counts."""
-
-    def __init__(self, dim: int = 2, width: int = 8) -> None:
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(3)
-            self.net = nn.Sequential(nn.Linear(dim + 1, width), nn.Tanh(), nn.Linear(width, dim)).double()
-        self.rows = 0
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        self.rows += len(x)
-        return 4 * self.net(torch.cat([x, t[:, None]], dim=1)) - x * x.square().sum(1, keepdim=True)
 
 
 def inputs(net: nn.Module, scale: float = 1.0) -> tuple[Tensor, Tensor, list[Tensor]]:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 from _live_memory import LiveMemory
-from torch import Tensor, nn
+from small_net import DOUBLE, Net, normal
+from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torchdiffeq import odeint as their_odeint
 
@@ -20,28 +21,8 @@ from pushforward.errors import ArgumentError, IntegrationError, UnknownNameError
 from pushforward.models import GaussianOracle, adapt
 from pushforward.solvers import Event, Status
 
-DOUBLE = torch.float64
 FIXED = dict(first_step=0.2, max_step=0.2, rtol=10.0, atol=10.0)  # every step is accepted, and as long as the bound
 MODES = (False, True, "recursive")
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=DOUBLE, generator=torch.Generator().manual_seed(seed))
-
-
-class Net(nn.Module):
-    """A field whose stiffness differs from sample to sample."""
-
-    def __init__(self, dim: int = 2, width: int = 8) -> None:
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(3)
-            self.net = nn.Sequential(nn.Linear(dim + 1, width), nn.Tanh(), nn.Linear(width, dim)).double()
-        self.calls = 0
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        self.calls += 1
-        return 4 * self.net(torch.cat([x, t[:, None]], dim=1)) - x * x.square().sum(1, keepdim=True)
 
 
 def small(x: Tensor, weight: Tensor, checkpoint: bool | str = False, **options: object) -> Tensor:
