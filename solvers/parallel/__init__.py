@@ -1,7 +1,6 @@
 """Sampling in parallel over time: fewer network calls one after another, for more evaluations in all."""
 
 from .anderson import Anderson
-from .chain import Link, chain
 from .picard import ParallelReport, picard
 
-__all__ = ["Anderson", "Link", "ParallelReport", "chain", "picard"]
+__all__ = ["Anderson", "ParallelReport", "picard"]

@@ -16,9 +16,8 @@ from torch import Tensor
 from ... import kernels
 from ...errors import ArgumentError, DtypeError, NotFiniteError, PlanError, ShapeError
 from ...kernels.arguments import MAX_INPUTS
-from ..plan import Plan
+from ..plan import Link, Plan, chain
 from .anderson import Anderson
-from .chain import Link, chain
 
 FLOOR = 1e-3  # of a state: the noise of a step vanishes where sigma does, and no tolerance may
 
@@ -119,7 +118,7 @@ def picard(
         The samples, [B, *D], in the dtype of x0, and a report.
 
     Raises:
-        PlanError: "parallel driver needs a one-evaluation plan", another stage, or a path without noise.
+        PlanError: "a one-evaluation plan is needed", another stage, or a path without noise.
         NotFiniteError: A state became NaN or infinite; says at which step.
         ArgumentError, ShapeError, DtypeError: An argument outside its range.
 

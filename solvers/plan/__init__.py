@@ -1,6 +1,7 @@
 """Plans: straight-line sampling programs, from a solver's formulas to assigned buffers."""
 
 from .builder import StepBuilder, denoising_step
+from .chain import Link, chain
 from .conversion import convert
 from .cost import Cost
 from .expression import Expression
@@ -14,10 +15,12 @@ __all__ = [
     "Evaluate",
     "Expression",
     "Instruction",
+    "Link",
     "Plan",
     "Register",
     "StepBuilder",
     "Transform",
+    "chain",
     "convert",
     "denoising_step",
 ]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from ...errors import PlanError
 from ...kernels import Draw
-from ..plan import Boundary, Combine, Evaluate, Expression, Plan, Register, Transform
-from ..plan.expression import expressions
+from .expression import Expression, expressions
+from .instructions import Boundary, Combine, Evaluate, Register, Transform
+from .plan import Plan
 
 Output = tuple[int, str]
 
@@ -49,8 +50,8 @@ def chain(plan: Plan) -> tuple[Link, ...]:
             methods pass, since what they remember is a sum of earlier states and outputs.
 
     Raises:
-        PlanError: The plan is at another stage, evaluates more than once in a step or elsewhere than at its state
-            ("parallel driver needs a one-evaluation plan"), or applies a function to its estimates.
+        PlanError: The plan is at another stage, evaluates more than once in a step or elsewhere than at its state,
+            or applies a function to its estimates.
 
     Example:
         >>> from pushforward import solvers
@@ -129,7 +130,7 @@ def link(
 def not_a_chain(plan: Plan, step: int, got: str) -> PlanError:
     """The error of a step that is not one evaluation at its own state."""
     return PlanError(
-        "parallel driver needs a one-evaluation plan",
+        "a one-evaluation plan is needed",
         got=f"{got} in step {step} of {plan.solver}",
         expected="one a step, at the step's own state",
         hint="For instance 'euler', 'ddim', 'ddpm' or 'euler_ancestral'",
