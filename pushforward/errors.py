@@ -68,6 +68,14 @@ class SingularTimeError(ArgumentError):
         super().__init__(argument, got=got, expected=f"another time, since {because}", hint=hint)
 
 
+class BudgetError(ArgumentError):
+    """A budget that cannot pay for what a search needs at least, or that would be exceeded; says how much is needed."""
+
+
+class DistributedError(PushforwardError, RuntimeError):
+    """Another process of a distributed run failed, does not answer, or disagrees about what is computed."""
+
+
 class IntegrationError(PushforwardError, RuntimeError):
     """An adaptive run that did not arrive: the step became too small, or too many were needed.
 

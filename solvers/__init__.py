@@ -5,7 +5,7 @@ if (
 ):  # on sys.path by accident (a checkout as working directory): look like an unrelated, empty module
     __version__ = "0"
 else:
-    from . import adaptive, brownian, ensemble, exponential, interop, likelihood, ode, parallel, sde
+    from . import adaptive, brownian, ensemble, exponential, interop, likelihood, ode, parallel, particles, sde
     from .adaptive import Controller, Event, Solution, Status, solve_ode
     from .brownian import BrownianTree, solve_sde
     from .ensemble import solve_ensemble
@@ -16,6 +16,7 @@ else:
         AlignYourSteps,
         Arctan,
         Beta,
+        Circular,
         Cosine,
         DynamicShift,
         Indices,
@@ -37,6 +38,7 @@ else:
     from .likelihood import LogDensity, log_density, sample_with_log_density
     from .plan import Cost, Expression, Plan, StepBuilder
     from .sde import Diffusion
+    from .search import search
     from .solver import FixedGridSolver, plan, register, solver, solvers
 
     __all__ = [
@@ -45,6 +47,7 @@ else:
         "Arctan",
         "Beta",
         "BrownianTree",
+        "Circular",
         "Controller",
         "Cosine",
         "Cost",
@@ -88,10 +91,12 @@ else:
         "ode",
         "optimise_grid",
         "parallel",
+        "particles",
         "plan",
         "register",
         "sample_with_log_density",
         "sde",
+        "search",
         "solve_ensemble",
         "solve_ode",
         "solve_sde",

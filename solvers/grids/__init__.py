@@ -1,6 +1,6 @@
 """Time grids: pure functions from a number of steps (and an interpolant) to increasing times, as plain float64."""
 
-from .clock import Cosine, Sway, Uniform
+from .clock import Circular, Cosine, Sway, Uniform
 from .levels import Arctan, Beta, Karras, LevelGrid, LogSNR
 from .optimise import optimise_grid
 from .optimised import OptimisedGrid
@@ -13,6 +13,7 @@ __all__ = [
     "AlignYourSteps",
     "Arctan",
     "Beta",
+    "Circular",
     "Cosine",
     "DynamicShift",
     "GridFunction",

@@ -35,6 +35,26 @@ class Cosine:
         return (*(math.sin(math.pi * u / 2) ** 2 for u in fractions(steps)[:-1]), 1.0)
 
 
+@register("circular")
+@dataclass(frozen=True)
+class Circular:
+    r"""Along a quarter circle, :math:`1 - t = \sqrt{1 - u^2}`: short steps where the noise is, long ones at the data.
+
+    Meant for the VP interpolant, to search with: ten steps stay where the noise ratio is above 0.5 until the last.
+
+    Source: Kim et al. 2025, Inference-time scaling for flow models, section 4 (and its code).
+
+    Example:
+        >>> from pushforward.models import VPLinear
+        >>> [round(1 - t, 3) for t in Circular()(10, VPLinear())][:4]
+        [1.0, 0.995, 0.98, 0.954]
+    """
+
+    def __call__(self, steps: int, interpolant: Interpolant) -> tuple[float, ...]:
+        """The times."""
+        return tuple(1 - math.sqrt((1 - u) * (1 + u)) for u in fractions(steps))
+
+
 @register("sway")
 @dataclass(frozen=True)
 class Sway:

@@ -1,0 +1,93 @@
+"""Best-of-N: independent samples, of which the best is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..particles import Particles
+from ..solver import FixedGridSolver, solver
+from .method import Method, Outcome, State, affordable, at_least, register
+from .task import Task
+
+
+@dataclass(kw_only=True)
+class Drawing(State):
+    """Candidates so far.
+
+    Attributes:
+        candidates: How many there will be for each request.
+        drawn: How many there are.
+        best: The best of each request, in slot order of ties.
+        rewards: Of all candidates so far, float64 [S, n].
+
+    """
+
+    candidates: int
+    drawn: int = 0
+    best: Particles | None = None
+    rewards: Tensor
+
+
+@register("best_of_n")
+@dataclass(frozen=True)
+class BestOfN(Method):
+    r"""N independent samples of any solver; the one of the highest reward is the result.
+
+    For a continuous reward the law of the winner is at :math:`\log N - (N - 1)/N` nats from the sampler's, whatever the
+    reward. Candidate n is the same for every N, so that the best reward never falls as N grows. Candidates are drawn in
+    chunks, of which only the best of each request is kept.
+
+    Attributes:
+        candidates: N; by default as many as the budget pays for.
+        chunk: Candidates of each request that are drawn at once; by default such that all requests together have at
+            most 256 rows.
+
+    """
+
+    candidates: int | None = None
+    chunk: int | None = None
+
+    source: ClassVar[str] = "Stiennon et al. 2020, Learning to summarize from human feedback (best-of-N); baseline"
+    solver: ClassVar[FixedGridSolver] = solver("euler")
+
+    def __post_init__(self) -> None:
+        at_least("candidates", self.candidates, 1)
+        at_least("chunk", self.chunk, 1)
+
+    def begin(self, task: Task) -> Drawing:
+        """Count the candidates."""
+        n = affordable(task, "candidates", self.candidates, each=(task.plan.nfe, 1), otherwise=2**31)
+        return Drawing(candidates=n, rewards=torch.empty(len(task.requests), 0, dtype=torch.float64))
+
+    def advance(self, task: Task, state: Drawing) -> None:
+        """Draw, finish and score a chunk."""
+        chunk = min(self.chunk or max(1, 256 // len(task.requests)), state.candidates - state.drawn)
+        particles = task.start(torch.arange(state.drawn, state.drawn + chunk))
+        particles = task.run(particles, task.plan, "search")
+        rewards = task.score(particles, task.plan.steps - 1, "search").reshape(-1, chunk)
+        task.note("search", task.plan.steps - 1, rewards, finished=True)
+        winners = best_rows(rewards)
+        found = particles.take(winners, particles.slot[winners])
+        if state.best is None:
+            state.best = found
+        else:
+            better = rewards.amax(1) > state.rewards.amax(1)
+            state.best = state.best.where(better, found)
+        state.rewards = torch.cat([state.rewards, rewards], 1)
+        state.drawn += chunk
+        state.done = state.drawn == state.candidates or task.out_of_time
+
+    def outcome(self, task: Task, state: Drawing) -> Outcome:
+        """The best of each request."""
+        assert state.best is not None, "at least one chunk is drawn"
+        return Outcome(state.best, state.rewards.amax(1, keepdim=True))
+
+
+def best_rows(rewards: Tensor) -> Tensor:
+    """Row of the highest reward of each request, int64 [S], of S N rows; the first of equals."""
+    requests, count = rewards.shape
+    return rewards.argmax(1) + count * torch.arange(requests)

@@ -1,0 +1,183 @@
+"""SVDD and CoDe: at every step, or every few, the best of several continuations of each chain."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ... import kernels
+from ...errors import ArgumentError
+from ..particles import Particles
+from .finish import check_searchable, finish_cost, finish_plan
+from .method import Method, Outcome, State, affordable, at_least, register
+from .task import Task
+
+CANDIDATES = 2**20  # a chain's candidates have slots chain * 2^20 + candidate, the same however many there are
+
+
+@dataclass(kw_only=True)
+class Chains(State):
+    """Where the chains are.
+
+    Attributes:
+        candidates: M, continuations of each chain.
+        particles: The chains, S C of them; within a block, M copies of each. ``step`` counts the steps that they made.
+        within: Whether they are in a block.
+        values: Rewards of the chains' last look, float64 [S C]; empty before the first.
+
+    """
+
+    candidates: int
+    particles: Particles
+    within: bool
+    values: Tensor
+
+
+@dataclass(frozen=True)
+class Blockwise(Method):
+    r"""Chains that branch into M continuations, look at their rewards after a block of steps, and go on with one.
+
+    A continuation m of chain c is weighed by :math:`r(D(x^{(m)}, t))`, and chosen with probability proportional to
+    :math:`e^{r / \beta}`; for beta = 0 it is the best one. After the last block the finished sample is scored instead.
+    What the network returned for the chosen one is used again. The sample of a chain does not depend on the others,
+    and candidate m is the same for every M.
+
+    Attributes:
+        chains: C independent chains of each request.
+        candidates: M; by default as many as the budget pays for.
+        block: Steps between choices.
+        beta: Temperature of the choice, at least 0; infinite chooses blindly.
+        start: Whether the candidates of the first block start from one noise ("shared") or each from its own
+            ("independent").
+        finish: Evaluations of the flow, without noise, that carry the chains from the last time of the grid but one to
+            the data, in the place of the solver's last step. 0 keeps that step.
+        finish_solver: Which solver makes them.
+
+    """
+
+    chains: int = 2
+    candidates: int | None = None
+    block: int = 1
+    beta: float = 0.0
+    start: Literal["shared", "independent"] = "shared"
+    finish: int = 0
+    finish_solver: str = "ddim"
+
+    def __post_init__(self) -> None:
+        at_least("chains", self.chains, 1)
+        at_least("candidates", self.candidates, 1)
+        at_least("block", self.block, 1)
+        at_least("finish", self.finish, 0)
+        if not self.beta >= 0:
+            raise ArgumentError("beta", got=self.beta, expected="a number, at least 0")
+        if self.start not in ("shared", "independent"):
+            raise ArgumentError("start", got=repr(self.start), expected="'shared' or 'independent'")
+
+    def begin(self, task: Task) -> Chains:
+        """Draw the chains' noises and evaluate them."""
+        steps = len(task.transitions)
+        if self.block > steps:
+            raise ArgumentError("block", got=self.block, expected=f"at most the {steps} steps")
+        fixed, each = self.cost(task)
+        m = affordable(task, "candidates", self.candidates, fixed=fixed, each=each)
+        if m > CANDIDATES:
+            if self.candidates is not None:
+                raise ArgumentError("candidates", got=m, expected=f"at most {CANDIDATES}")
+            m = CANDIDATES
+        if m > 1:
+            check_searchable(task, self.finish)
+        origins = torch.arange(self.chains) * CANDIDATES
+        shared = self.start == "shared"
+        slots = origins if shared else (origins[:, None] + torch.arange(m)).reshape(-1)
+        particles = task.evaluate(task.start(slots), 0, "initial")
+        return Chains(candidates=m, particles=particles, within=not shared, values=torch.empty(0, dtype=torch.float64))
+
+    def cost(self, task: Task) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Evaluations and rewards of each request: fixed, and for each candidate of the chains."""
+        steps, c = len(task.transitions), self.chains
+        shared = self.start == "shared"
+        looks = math.ceil((steps - bool(self.finish)) / self.block)
+        fixed = (c * (shared + finish_cost(task, self)), c * bool(self.finish))
+        return fixed, (c * (steps - shared), c * looks)
+
+    def advance(self, task: Task, state: Chains) -> None:
+        """One step of all continuations; at the end of a block, a choice."""
+        step, last = state.step, len(task.transitions) - 1
+        if self.finish and step == last:
+            state.particles = task.run(state.particles, finish_plan(task, self), "finish", known=True)
+            state.values = task.score(state.particles, last)
+            task.note("finish", last, state.values, finished=True)
+            state.done = True
+            return
+        copies = state.particles
+        if not state.within:  # a step without noise needs no second candidate, nor one when the time is up
+            alone = task.transitions[step].noise == 0 or task.out_of_time
+            copies = branch(copies, 1 if alone else state.candidates)
+        copies = task.propose(copies, step)
+        ends = step == last
+        if not ends:
+            copies = task.evaluate(copies, step + 1)
+        state.step += 1
+        if state.step % self.block == 0 or ends or (self.finish and state.step == last):
+            values = task.score(copies, last, "search") if ends else task.look_ahead(copies, step + 1)
+            task.note("search", min(step + 1, last), values, finished=ends)
+            chains = len(task.requests) * self.chains
+            chosen = choose(task, values.reshape(chains, -1), self.beta, step, copies)
+            state.particles = copies.take(chosen, copies.slot[chosen] // CANDIDATES * CANDIDATES)
+            state.values, state.within = values[chosen], False
+        else:
+            state.particles, state.within = copies, True
+        state.done = ends
+
+    def outcome(self, task: Task, state: Chains) -> Outcome:
+        """The chains."""
+        return Outcome(state.particles, state.values.reshape(len(task.requests), -1))
+
+
+@register("svdd")
+@dataclass(frozen=True)
+class SVDD(Blockwise):
+    """Soft value-based decoding, derivative-free: a choice among M continuations at every step.
+
+    The value of a continuation is the reward of its clean estimate. Options are those of :class:`Blockwise`.
+    """
+
+    source: ClassVar[str] = "Li et al. 2024, Derivative-free guidance with soft value-based decoding (SVDD-PM)"
+
+
+@register("code")
+@dataclass(frozen=True)
+class CoDe(Blockwise):
+    """Blockwise best-of-N: M independent copies for a few steps, of which the best is replicated.
+
+    A block of one step is SVDD, one block for all steps best-of-M. Options are those of :class:`Blockwise`.
+    """
+
+    block: int = 2
+    start: Literal["shared", "independent"] = "independent"
+
+    source: ClassVar[str] = "Singh et al. 2025, CoDe: blockwise control for denoising diffusion models"
+
+
+def branch(chains: Particles, candidates: int) -> Particles:
+    """``candidates`` copies of every chain, each with a slot of its own."""
+    sources = torch.arange(len(chains)).repeat_interleave(candidates)
+    return chains.take(sources, chains.slot[sources] + torch.arange(candidates).repeat(len(chains)))
+
+
+def choose(task: Task, table: Tensor, beta: float, step: int, copies: Particles) -> Tensor:
+    r"""Rows chosen, one for each chain [R, M]: the first of the best, or a draw from :math:`e^{r / \beta}`."""
+    candidates = table.shape[1]
+    offset = candidates * torch.arange(len(table))
+    if beta == 0 or candidates == 1:
+        return table.argmax(1) + offset
+    keys = task.requests[copies.request[offset]].bitwise_left_shift(32) + copies.slot[offset]
+    draw = kernels.Draw(kernels.PURPOSE_CATEGORICAL, step)
+    uniform = kernels.uniform((len(table), 1), seed=task.seed, draw=draw, samples=keys, dtype=torch.float64)
+    weights = (table / beta).nan_to_num(nan=-torch.inf).softmax(1) if math.isfinite(beta) else torch.ones_like(table)
+    sums = weights.cumsum(1)
+    return torch.searchsorted(sums, uniform * sums[:, -1:], right=True)[:, 0].clamp(max=candidates - 1) + offset

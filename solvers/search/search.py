@@ -1,0 +1,236 @@
+"""`search`: inference-time search under a budget, one interface for all methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ... import kernels
+from ...errors import ArgumentError, DtypeError, ShapeError
+from ...models import Guidance, Interpolant, Model, interpolant
+from ..grids import GridFunction
+from ..grids import grid as make_grid
+from ..particles import Shard
+from ..solver import FixedGridSolver, plan
+from ..solver import solver as make_solver
+from .budget import Budget, BudgetLike, Ledger
+from .method import Method, Outcome
+from .method import method as make_method
+from .result import SearchResult
+from .task import Reward, Task
+from .trace import Trace
+
+
+def search(
+    model: Model,
+    reward: Reward,
+    budget: BudgetLike,
+    *,
+    shape: Sequence[int],
+    method: str | Method = "rbf",
+    solver: str | FixedGridSolver | None = None,
+    steps: int | None = None,
+    grid: str | GridFunction | Sequence[float] | None = None,
+    path: str | Interpolant | None = None,
+    guidance: float | Guidance = 1.0,
+    condition: Mapping[str, Any] | None = None,
+    null: Mapping[str, Any] | None = None,
+    context: Any = None,
+    held_out: Reward | None = None,
+    keep: int = 1,
+    seed: int = 0,
+    requests: Tensor | None = None,
+    batch: int | None = None,
+    pad: bool = False,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> SearchResult:
+    """Search for samples of high reward, within a budget of network evaluations.
+
+    Args:
+        model: A network with its prediction and interpolant; see :func:`pushforward.models.adapt`.
+        reward: ``reward(x_clean[B, *D], context) -> [B]``, higher is better; see :mod:`pushforward.models.verifiers`.
+        budget: A :class:`Budget`, or a number of evaluations, for each request.
+        shape: [S, *D]: S independent requests (prompts), each searched for with a budget of its own.
+        method: A name from :func:`methods`, or a method with its options, for instance ``SVDD(chains=4)``.
+        solver, steps, grid, path: As in :func:`pushforward.sample`; by default the method's own.
+        guidance, condition, null: As in :func:`pushforward.sample`; tensors have S rows, or one.
+        context: What the reward is told: a tree with an entry for each request, or for all; ``condition`` by default.
+        held_out: A second verifier, asked about the best samples only, outside the budget.
+        keep: How many of the best samples to return; methods that keep fewer return those.
+        seed: Of all noise, in [0, 2**64).
+        requests: Ids of the requests, int64 [S], distinct, in [0, 2**31): a request has the same result in any batch.
+            0 .. S - 1 by default.
+        batch: Rows of a network or reward call, at most.
+        pad: Fill every network call up to ``batch`` rows, for results that do not depend on the batch by a single bit.
+        dtype, device: Of the states; by default float32 and the network's device.
+
+    Returns:
+        A :class:`SearchResult`.
+
+    Raises:
+        BudgetError: The budget does not pay for the least that the method needs; says how much would.
+        PushforwardError: A named error for every bad argument; what a reward or a network returns is checked.
+
+    Example:
+        >>> import pushforward as pf
+        >>> model = pf.models.GaussianOracle([0.7], [[0.09]]).model()
+        >>> result = pf.search(model, lambda x, _: x[:, 0], 100, shape=(1, 1), method="best_of_n", dtype=torch.float64)
+        >>> result.ledger.nfe, bool(result.best > 1)
+        (array([100]), True)
+
+    """
+    chosen = make_method(method)
+    task = make_task(
+        model,
+        reward,
+        Budget.of(budget),
+        chosen,
+        shape=shape,
+        solver=solver,
+        steps=steps,
+        grid=grid,
+        path=path,
+        guidance=guidance,
+        condition=condition,
+        null=null,
+        context=context,
+        seed=seed,
+        requests=requests,
+        batch=batch,
+        pad=pad,
+        dtype=dtype,
+        device=device,
+    )
+    if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
+        raise ArgumentError("keep", got=repr(keep), expected="an integer, at least 1")
+    with torch.no_grad():
+        state = chosen.begin(task)
+        while not state.done:
+            chosen.advance(task, state)
+        return result_of(task, chosen, chosen.outcome(task, state), held_out, keep)
+
+
+def make_task(
+    model: Model,
+    reward: Reward,
+    budget: Budget,
+    method: Method,
+    *,
+    shape: Sequence[int],
+    solver: str | FixedGridSolver | None = None,
+    steps: int | None = None,
+    grid: str | GridFunction | Sequence[float] | None = None,
+    path: str | Interpolant | None = None,
+    guidance: float | Guidance = 1.0,
+    condition: Mapping[str, Any] | None = None,
+    null: Mapping[str, Any] | None = None,
+    context: Any = None,
+    seed: int = 0,
+    requests: Tensor | None = None,
+    batch: int | None = None,
+    pad: bool = False,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+    shard: Shard | None = None,
+) -> Task:
+    """What :func:`search` hands to a method; the arguments are the same."""
+    sizes = tuple(shape)
+    if not sizes or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in sizes):
+        raise ShapeError("shape", got=sizes, expected="[S, *D], positive integers: S requests of samples [*D]")
+    if not dtype.is_floating_point:
+        raise DtypeError("dtype", got=dtype, expected="a floating-point dtype")
+    if budget.seconds is not None and not method.interruptible:
+        expected = f"nfe or rewards: {method.name} cannot be cut short"
+        raise ArgumentError("budget.seconds", got=budget.seconds, expected=expected)
+    if pad and batch is None:
+        raise ArgumentError("pad", got=True, expected="a number of rows as batch=")
+    target = interpolant(path or method.path or model.interpolant)
+    if path is None and grid is not None:  # explicit times are on the model's own path unless said otherwise
+        target = model.interpolant
+    stepper = method.solver if solver is None else make_solver(solver)
+    schedule = method.grid if grid is None else grid
+    if steps is None and isinstance(schedule, str):
+        steps = method.steps
+    times = make_grid(schedule, steps, target)
+    chosen = None if guidance == 1 else (guidance if isinstance(guidance, Guidance) else Guidance(guidance))
+    prediction = model.prediction
+    written = plan(stepper, times, target, prediction=prediction.on(target))
+    lowered = written.on(prediction.interpolant).lower(prediction, chosen)
+    parameters = model.network.parameters() if isinstance(model.network, torch.nn.Module) else iter(())
+    first = next(parameters, None)
+    place = torch.device(device) if device is not None else torch.device("cpu") if first is None else first.device
+    return Task(
+        model=model,
+        guidance=chosen,
+        network=model.bind(condition, null, guidance),
+        path=target,
+        plan=lowered.optimise(),
+        lowered=lowered,
+        reward=reward,
+        context=condition if context is None else context,
+        requests=check_requests(requests, sizes[0]),
+        shape=sizes[1:],
+        dtype=dtype,
+        device=place,
+        seed=kernels.Noise(seed, kernels.Draw(0, 0)).seed,
+        ledger=Ledger(budget, sizes[0]),
+        trace=Trace(),
+        shard=shard or Shard(),
+        batch=batch,
+        pad=pad,
+    )
+
+
+def check_requests(requests: Tensor | None, count: int) -> Tensor:
+    """Ids of the requests, distinct.
+
+    Raises:
+        ShapeError, DtypeError: Not one int64 a request.
+        ArgumentError: An id outside its range, or two requests that share one: they would receive the same noise.
+    """
+    if requests is None:
+        return torch.arange(count)
+    if requests.dtype != torch.int64:
+        raise DtypeError("requests", got=requests.dtype, expected="torch.int64")
+    if requests.shape != (count,):
+        raise ShapeError("requests", got=list(requests.shape), expected=f"[{count}], one id for each request")
+    ids = requests.cpu()
+    if int(ids.min()) < 0 or int(ids.max()) >= 2**31:
+        raise ArgumentError("requests", got=f"{int(ids.min())} to {int(ids.max())}", expected="ids in [0, 2**31)")
+    if len(torch.unique(ids)) < count:
+        values, counts = torch.unique(ids, return_counts=True)
+        shared = int(values[counts > 1][0])
+        raise ArgumentError(
+            "requests", got=f"id {shared} twice", expected="distinct ids", hint="Equal ids, equal noise"
+        )
+    return ids
+
+
+def result_of(task: Task, method: Method, outcome: Outcome, held_out: Reward | None, keep: int) -> SearchResult:
+    """The best samples of an outcome, with all that is known of them."""
+    requests, count = outcome.rewards.shape
+    order = torch.argsort(outcome.rewards, dim=1, descending=True, stable=True)[:, :keep]
+    rows = (order + count * torch.arange(requests)[:, None]).reshape(-1)
+    particles = outcome.particles
+    samples = task.shard.fetch(particles.x, rows, len(particles))
+    judged = None
+    if held_out is not None:
+        judged = task.judge(held_out, samples, particles.request[rows], "the best samples").reshape(order.shape)
+    return SearchResult(
+        str(method),
+        task.lowered.solver,
+        samples.reshape(*order.shape, *task.shape),
+        outcome.rewards,
+        outcome.rewards.gather(1, order[:, :1])[:, 0],
+        order,
+        outcome.look_ahead,
+        judged,
+        outcome.log_weights,
+        outcome.log_evidence,
+        task.ledger,
+        task.trace,
+    )

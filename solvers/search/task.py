@@ -1,0 +1,390 @@
+"""Task: one search's model, reward and accounts; the only place where networks and rewards are called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ... import kernels
+from ...errors import ArgumentError, NotFiniteError, ShapeError
+from ...models import Guidance, Interpolant, Model
+from ...models.binding import BoundModel
+from ...models.verifiers import evaluate as evaluate_reward
+from ...models.verifiers import take_rows
+from ..executor import Executor
+from ..particles import Particles, Shard, Transitions
+from ..particles.shard import ids_of
+from ..plan import Plan
+from .budget import Ledger
+from .trace import Trace
+
+Reward: TypeAlias = Callable[[Tensor, Any], Any]
+Steps: TypeAlias = int | Tensor
+"""A step of the sampler for all rows, or one for each row, int64 [R]."""
+
+
+@dataclass
+class Task:
+    """What a method works with: it starts, proposes, evaluates, scores and finishes populations, and keeps the books.
+
+    Every call concerns all processes and all of them make the same calls. Numbers that come back (rewards) are those of
+    all rows.
+
+    Attributes:
+        model, guidance: The network, and its weight of guidance.
+        network: The model bound to the conditions of the requests.
+        path: Interpolant that the sampler's grid is on; states are on the model's.
+        plan: The whole run of the solver, optimised, for methods that only look at finished samples.
+        lowered: The same before optimisation; its steps are the ``transitions``.
+        reward: ``reward(x_clean[B, *D], context) -> [B]``; higher is better.
+        context: Tree with an entry a request, or one for all.
+        requests: Ids of the requests, int64 [S].
+        shape: Of one sample, D.
+        dtype, device: Of states.
+        seed: Of all noise.
+        ledger, trace: The accounts.
+        shard: This process's part.
+        batch: Rows of a network or reward call, at most; None: all.
+        pad: Fill every network call up to ``batch`` rows, so that a row's result does not depend on how many there are.
+
+    """
+
+    model: Model
+    guidance: Guidance | None
+    network: BoundModel
+    path: Interpolant
+    plan: Plan
+    lowered: Plan
+    reward: Reward
+    context: Any
+    requests: Tensor
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    seed: int
+    ledger: Ledger
+    trace: Trace
+    shard: Shard = field(default_factory=Shard)
+    batch: int | None = None
+    pad: bool = False
+    _selected: dict[bytes, BoundModel] = field(default_factory=dict, repr=False)
+
+    # --- the sampler ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def transitions(self) -> Transitions:
+        """The solver's steps as Gaussian kernels.
+
+        Raises:
+            PlanError: They are not: the solver remembers steps, or evaluates more than once in one.
+        """
+        return Transitions.of(self.lowered, self.model.prediction, self.guidance)
+
+    @cached_property
+    def branches(self) -> tuple[str, ...]:
+        """Guidance branches that some step needs; particles keep an output for each."""
+        return tuple(dict.fromkeys(branch for step in self.transitions for branch in step.branches))
+
+    @property
+    def evaluation_cost(self) -> int:
+        """Rows that the network sees for one evaluation, at most: 2 with guidance."""
+        return max(len(evaluation.labels) for evaluation in self.lowered.evaluations)
+
+    def evaluations_left(self) -> int | None:
+        """Evaluations that every request can still pay for; None without a limit."""
+        left = self.ledger.left("nfe")
+        return None if left is None else int(left.min()) // self.evaluation_cost
+
+    def rewards_left(self) -> int | None:
+        """Rewards that every request can still pay for; None without a limit."""
+        left = self.ledger.left("rewards")
+        return None if left is None else int(left.min())
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the wall time is used up, by the clock of the first process."""
+        limit = self.ledger.budget.seconds
+        return limit is not None and self.shard.agree(self.ledger.seconds) >= limit
+
+    # --- populations ------------------------------------------------------------------------------------------------
+
+    def start(self, slot: Tensor) -> Particles:
+        """Pure noise at the first time of the grid: ``sigma(t_0) z``, keyed by request and slot.
+
+        Args:
+            slot: int64 [N], or [S, N], in [0, 2**32): the slots of each request's particles.
+        """
+        table = slot.expand(len(self.requests), -1) if slot.ndim == 1 else slot
+        request = torch.arange(len(self.requests)).repeat_interleave(table.shape[1])
+        particles = Particles(self.shard, request, table.reshape(-1), torch.empty(0))
+        ids = self.ids(particles)
+        draw = kernels.Draw(kernels.PURPOSE_INITIAL, 0)
+        shape = (len(ids), *self.shape)
+        x = kernels.normal(shape, seed=self.seed, draw=draw, samples=ids, dtype=self.dtype, device=self.device)
+        particles.x = x.mul_(self.model.interpolant.sigma(self.plan.grid[0]))
+        return particles
+
+    def ids(self, particles: Particles) -> Tensor:
+        """Sample ids of the local rows, which key their noise."""
+        block = particles.block
+        return ids_of(self.requests, particles.request[block], particles.slot[block])
+
+    def propose(self, particles: Particles, step: Steps) -> Particles:
+        """One draw of the step's kernel for every row, with the noise of its slot; the outputs are used up.
+
+        Raises:
+            NotFiniteError: A new state is NaN or infinite; names the step and the time.
+        """
+        x, ids = particles.x, self.ids(particles)
+        with self.together():
+            if isinstance(step, int):
+                new = self._propose(x, particles.outputs, step, ids)
+            else:
+                new, local = torch.empty_like(x), step[particles.block]
+                for k in torch.unique(local).tolist():
+                    rows = (local == k).nonzero()[:, 0]
+                    there = rows.to(x.device)
+                    outputs = tuple(output[there] for output in particles.outputs)
+                    new[there] = self._propose(x[there], outputs, k, ids[rows])
+        values, rows = dict(particles.values), dict(particles.rows)
+        return Particles(self.shard, particles.request, particles.slot, new, (), values, rows)
+
+    def _propose(self, x: Tensor, outputs: Sequence[Tensor], step: int, ids: Tensor) -> Tensor:
+        transition = self.transitions[step]
+        noise = [kernels.Noise(self.seed, draw, ids) for draw in transition.draws]
+        weights = spread(transition.weights, transition.branches, self.branches)
+        return self._combine([x, *outputs], weights, step, noise, transition.noises)
+
+    def _combine(
+        self,
+        inputs: list[Tensor],
+        weights: Sequence[float],
+        step: int,
+        noise: list[kernels.Noise] | None = None,
+        scale: Sequence[float] = (),
+    ) -> Tensor:
+        """A combination whose result must be finite."""
+        status = torch.zeros(1, dtype=torch.int32, device=inputs[0].device)
+        out = kernels.combine(
+            inputs, list(weights), noise=noise or None, scale=[*scale] if noise else None, status=status
+        )
+        if int(status):
+            time = self.transitions[step].time
+            raise not_finite(f"the state or the network's output in step {step} at t = {time:.6g}", step, time)
+        return cast(Tensor, out)
+
+    def evaluate(self, particles: Particles, step: Steps, phase: str = "search") -> Particles:
+        """Run the network on all rows at the times of their steps, and keep what it returns with them.
+
+        Raises:
+            BudgetError: Some request cannot pay for it.
+            ShapeError: The network returned another shape, dtype or device.
+        """
+        for k in [step] if isinstance(step, int) else torch.unique(step).tolist():
+            evaluations = self._count(particles.request if isinstance(step, int) else particles.request[step == k])
+            passes = evaluations * len(self.transitions[k].branches)
+            self.ledger.charge(phase, k, evaluations=evaluations, passes=passes)
+        with self.together():
+            particles.outputs = self._outputs(particles, step)
+        return particles
+
+    def _outputs(self, particles: Particles, step: Steps) -> tuple[Tensor, ...]:
+        """Raw outputs of the local rows, one tensor for each of :attr:`branches`; 0 for one that a step leaves out."""
+        request = particles.request[particles.block]
+        if isinstance(step, int):
+            k = self.transitions[step]
+            x = particles.x if k.scale == 1 else cast(Tensor, kernels.combine([particles.x], [k.scale]))
+            found = dict(zip(k.branches, self.call(x, k.time, k.branches, request), strict=True))
+            return tuple(found[b] if b in found else torch.zeros_like(x) for b in self.branches)
+        local = step[particles.block].numpy()
+        times, scales = (np.array([getattr(k, name) for k in self.transitions])[local] for name in ("time", "scale"))
+        x = particles.x
+        if (scales != 1).any():
+            x = cast(Tensor, kernels.combine([x], torch.from_numpy(scales)[:, None]))
+        kinds = [self.transitions[k].branches for k in local.tolist()]
+        outputs = {branch: torch.zeros_like(x) for branch in self.branches}
+        for branches in dict.fromkeys(kinds):
+            rows = torch.tensor([i for i, kind in enumerate(kinds) if kind == branches])
+            found = self.call(x[rows], times[rows.numpy()], branches, request[rows])
+            for branch, output in zip(branches, found, strict=True):
+                outputs[branch][rows] = output
+        return tuple(outputs.values())
+
+    def call(
+        self, x: Tensor, times: NDArray[np.float64] | float, branches: tuple[str, ...], request: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Raw outputs of the network for rows of requests, in calls of at most ``batch`` rows. Books nothing."""
+        rows, size = len(x), self.batch or max(len(x), 1)
+        if rows == 0:
+            return tuple(x for _ in branches)
+        told = np.broadcast_to(np.asarray(times, dtype=np.float64), (rows,))
+        parts = [
+            self._call(x[i : i + size], told[i : i + size], branches, request[i : i + size])
+            for i in range(0, rows, size)
+        ]
+        return parts[0] if len(parts) == 1 else tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))
+
+    def _call(
+        self, x: Tensor, times: NDArray[np.float64], branches: tuple[str, ...], request: Tensor
+    ) -> tuple[Tensor, ...]:
+        """One call; apart for each time if the network takes one time for all rows."""
+        distinct = np.unique(times)
+        if len(distinct) > 1 and self.model.time_shape != "batch":
+            outputs = tuple(torch.empty_like(x) for _ in branches)
+            for t in distinct:
+                rows = torch.from_numpy(np.flatnonzero(times == t))
+                for output, part in zip(
+                    outputs, self._call(x[rows], times[rows.numpy()], branches, request[rows]), strict=True
+                ):
+                    output[rows] = part
+            return outputs
+        rows = len(x)
+        if self.pad and self.batch and rows < self.batch:
+            extra = self.batch - rows
+            x = torch.cat([x, x[-1:].expand(extra, *x.shape[1:])])
+            times, request = np.append(times, [times[-1]] * extra), torch.cat([request, request[-1:].expand(extra)])
+        outputs = self._select(request).evaluate_rows(x, times, branches)
+        for output in outputs:
+            if output.shape != x.shape or output.dtype != x.dtype or output.device != x.device:
+                got, expected = (f"{o.dtype} {list(o.shape)} on {o.device}" for o in (output, x))
+                raise ShapeError(f"network output at t = {times[0]:.6g}", got=got, expected=f"{expected}, as its input")
+        return tuple(output[:rows] for output in outputs) if rows < len(x) else tuple(outputs)
+
+    def _select(self, request: Tensor) -> BoundModel:
+        """The network with the conditions of these rows; the last few arrangements are kept."""
+        if len(self.requests) == 1:
+            return self.network
+        key = request.numpy().tobytes()
+        if key not in self._selected:
+            if len(self._selected) >= 8:
+                self._selected.pop(next(iter(self._selected)))
+            self._selected[key] = self.network.select(request)
+        return self._selected[key]
+
+    # --- rewards ----------------------------------------------------------------------------------------------------
+
+    def denoised(self, particles: Particles, step: Steps) -> Tensor:
+        """Clean estimates D(x, t) of the local rows, from the outputs that they carry.
+
+        Raises:
+            ArgumentError: The network does not determine the clean sample at one of the times.
+        """
+        inputs = [particles.x, *particles.outputs]
+        if isinstance(step, int):
+            return self._combine(inputs, self._clean_weights(step), step)
+        local = step[particles.block]
+        distinct, which = torch.unique(local, return_inverse=True)
+        table = torch.tensor([self._clean_weights(k) for k in distinct.tolist()], dtype=torch.float64)
+        return cast(Tensor, kernels.combine(inputs, table.reshape(-1, len(inputs))[which]))
+
+    def _clean_weights(self, step: int) -> tuple[float, ...]:
+        transition = self.transitions[step]
+        if transition.denoised is None:
+            got = f"t = {transition.time:.6g}, where the network does not determine the clean sample"
+            raise ArgumentError("grid", got=got, expected="times at which a look ahead is possible")
+        return spread(transition.denoised, transition.branches, self.branches)
+
+    def look_ahead(self, particles: Particles, step: Steps, phase: str = "search") -> Tensor:
+        """``r(D(x, t))`` of all rows, float64 [R]: what the reward makes of the clean estimates."""
+        self._charge_rewards(particles, step, phase)
+        where = f"step {step}" if isinstance(step, int) else "the search"
+        with self.together():
+            local = self._rewards(self.denoised(particles, step), particles, where)
+        return self.shard.gather(local, len(particles))
+
+    def score(self, particles: Particles, step: Steps, phase: str = "finish") -> Tensor:
+        """``r(x)`` of all rows of finished samples, float64 [R]."""
+        self._charge_rewards(particles, step, phase)
+        with self.together():
+            local = self._rewards(particles.x, particles, "the finished samples")
+        return self.shard.gather(local, len(particles))
+
+    def _rewards(self, x: Tensor, particles: Particles, where: str) -> Tensor:
+        """The reward of local clean samples, in calls of at most ``batch`` rows."""
+        request, size = particles.request[particles.block], self.batch or max(len(x), 1)
+        parts = [self.judge(self.reward, x[i : i + size], request[i : i + size], where) for i in range(0, len(x), size)]
+        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
+
+    def judge(self, reward: Reward, x: Tensor, request: Tensor, where: str) -> Tensor:
+        """Any reward of clean samples with the contexts of their requests, checked; books nothing."""
+        return evaluate_reward(reward, x, take_rows(self.context, request, len(self.requests)), where=where)
+
+    def _charge_rewards(self, particles: Particles, step: Steps, phase: str) -> None:
+        if isinstance(step, int):
+            self.ledger.charge(phase, step, rewards=self._count(particles.request))
+            return
+        for k in torch.unique(step).tolist():
+            self.ledger.charge(phase, k, rewards=self._count(particles.request[step == k]))
+
+    # --- whole runs -------------------------------------------------------------------------------------------------
+
+    def run(self, particles: Particles, plan: Plan, phase: str, *, known: bool = False) -> Particles:
+        """Carry all rows through an optimised plan, from its first time to its last.
+
+        Args:
+            particles: At ``plan.grid[0]``.
+            plan: For instance :attr:`plan`, or one that finishes a search.
+            phase: What to book it under.
+            known: The plan's first evaluation is the one whose outputs the particles carry.
+        """
+        for index, evaluation in enumerate(plan.evaluations):
+            if index or not known:
+                evaluations = self._count(particles.request)
+                passes = evaluations * len(evaluation.labels)
+                self.ledger.charge(phase, evaluation.step, evaluations=evaluations, passes=passes)
+        request = particles.request[particles.block]
+        with self.together():
+            run = Executor(plan, particles.x, seed=self.seed, samples=self.ids(particles))
+            for asked in run:
+                if known and asked.index == 0:
+                    run.supply([particles.outputs[self.branches.index(branch)] for branch in asked.branches])
+                else:
+                    run.supply(self.call(asked.input, asked.time, asked.branches, request))
+            x = run.result
+        values, rows = dict(particles.values), dict(particles.rows)
+        return Particles(self.shard, particles.request, particles.slot, x, (), values, rows)
+
+    def note(
+        self, phase: str, step: int, rewards: Tensor, *, finished: bool = False, ess: Tensor | None = None
+    ) -> None:
+        """Write the rewards [R] or [S, N] of candidates into the trace."""
+        time = 1.0 if finished else self.plan.grid[step]
+        table = rewards.reshape(len(self.requests), -1)
+        self.trace.add(phase, step, time, table, torch.from_numpy(self.ledger.nfe), finished=finished, ess=ess)
+
+    # --- bookkeeping ------------------------------------------------------------------------------------------------
+
+    def _count(self, request: Tensor) -> NDArray[np.int64]:
+        """How many of the rows each request has."""
+        return torch.bincount(request, minlength=len(self.requests)).numpy()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What may fail in one process alone: if it does, all of them raise."""
+        failure: BaseException | None = None
+        try:
+            yield
+        except Exception as error:  # told to the others, and raised again by all_fine
+            failure = error
+        self.shard.all_fine(failure)
+
+
+def spread(weights: Sequence[float], branches: Sequence[str], all_branches: Sequence[str]) -> tuple[float, ...]:
+    """Weights of the state and of the branches that a step has, as those of all branches: 0 for the others."""
+    shares = dict(zip(branches, weights[1:], strict=True))
+    return (weights[0], *(shares.get(branch, 0.0) for branch in all_branches))
+
+
+def not_finite(argument: str, step: int, time: float) -> NotFiniteError:
+    """The error of a run that went wrong, with its place."""
+    error = NotFiniteError(argument, got="NaN or infinity", expected="finite numbers")
+    error.step, error.t = step, time
+    return error
