@@ -42,7 +42,7 @@ def check(log_weights: Tensor, scheme: str) -> None:
     with backend("reference"):
         expected = resample(log_weights, scheme, seed=0, draw=DRAW)
     assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))
-    if scheme == "systematic":
+    if scheme in ("systematic", "ssp"):
         children = torch.zeros(log_weights.shape).scatter_add(1, result.ancestors, torch.ones(result.ancestors.shape))
         assert ((children - log_weights.shape[1] * log_weights.double().softmax(1)).abs() < 1 + 1e-6).all()
 

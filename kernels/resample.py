@@ -14,9 +14,22 @@ Thresholds are integers too. Ancestor j is the first i with w_0 + ... + w_i > th
 - systematic: threshold_j = floor((j sum(w) + v) / M), one v uniform on {0, ..., sum(w) - 1};
 - stratified: the same with v_j for each j;
 - multinomial: floor(s_j sum(w) / s_M), s_j = e_0 + ... + e_j, with M + 1 exponential spacings e_j in fixed point;
-- residual: floor(M w_i / sum(w)) copies of each, and multinomial draws on what these divisions leave.
+- residual: floor(M w_i / sum(w)) copies of each, and multinomial draws on what these divisions leave;
+- killing (M = N): a copy of each with probability w_i / max(w), and multinomial draws for those that are lost.
 
 No threshold reaches sum(w), so no ancestor is N and no dead particle is drawn.
+
+SSP walks along the particles with one of them that is still waiting for its fraction of a child. A step adds the next
+particle's fraction to that of the waiting one; if this makes a whole child, one of the two gets it, and one of them
+waits on with what is left. In integers the fraction that waits after step i is r_i in
+
+    M (w_0 + ... + w_i) = q_i sum(w) + r_i,  0 <= r_i < sum(w)
+
+whoever waits. So a child is made where r_i < r_{i-1}, and for both fractions to keep their expectations the next
+particle must be the one that waits on with probability |r_i - r_{i-1}| / (r_i, or sum(w) - r_i where a child is made):
+an integer below an integer again, and independent of the other steps. Particles 0, ..., i together have q_i children,
+and one more if the waiting one is going to get its child: that is, if the first step after i in which the waiting
+one changes makes a child. So all steps are taken at once, for all that the algorithm is a sequential one.
 """
 
 from __future__ import annotations
@@ -33,7 +46,7 @@ from .dispatch import device_type, implementation, implements, native_module
 from .exponential import exponential, to_fixed
 from .noise import Draw, Noise
 
-RESAMPLING_SCHEMES = ("systematic", "stratified", "residual", "multinomial")
+RESAMPLING_SCHEMES = ("systematic", "stratified", "residual", "multinomial", "ssp", "killing")
 MAX_PARTICLES = 2**31
 
 
@@ -68,8 +81,14 @@ def resample(
 
     The schemes differ in the u_j. With "systematic" (of lowest variance in practice, the default) every particle gets
     floor(M w_i) or ceil(M w_i) children; "stratified" stays within 2 of M w_i; "residual" gives at least floor(M w_i);
-    "multinomial" draws independently, which conditional SMC needs. The ancestors are the same on every backend and for
-    any number of threads, and those of a population do not depend on the others.
+    "multinomial" draws independently, which conditional SMC needs. Two schemes have no u_j. "ssp" (Srinivasan sampling
+    process) gives floor(M w_i) or ceil(M w_i) children too, and unlike "systematic" is proven to be consistent for any
+    order of the particles: prefer it where they are sorted by something. "killing", for M = N, keeps a particle with
+    probability w_i / max w and replaces those that are lost by independent draws: where weights are nearly equal, few
+    particles move.
+
+    The ancestors are the same on every backend and for any number of threads, and those of a population do not depend
+    on the others.
 
     Args:
         log_weights: Unnormalised, [S, N], float32 or float64; -inf marks a dead particle. At most 2**31 particles.
@@ -77,18 +96,20 @@ def resample(
         seed: Integer in [0, 2**64).
         draw: Which draw of each population; its purpose normally is ``PURPOSE_RESAMPLING``.
         samples: Ids of the populations, int64 [S]; default 0, ..., S - 1.
-        count: Number M of ancestors; default N.
+        count: Number M of ancestors; default N, and nothing else with "killing".
 
     Returns:
         `Resampled`. ``weights``, ``ess`` and ``log_mean_weight`` are differentiable in ``log_weights``.
 
     Raises:
-        NotFiniteError: A weight is NaN or +inf, or every particle of a row is dead; names the row. On a GPU this costs
-            one host read.
+        NotFiniteError: A weight is NaN or +inf, or every particle of a row is dead; names row and particle. On a GPU
+            this costs one host read.
         UnknownNameError, ShapeError, DtypeError, ArgumentError: Arguments that do not fit.
 
     Source:
-        Kitagawa 1996 (systematic, stratified); Liu and Chen 1998 (residual); Devroye 1986, chapter V.3 (spacings).
+        Kitagawa 1996 (systematic, stratified); Liu and Chen 1998 (residual); Devroye 1986, chapter V.3 (spacings);
+        Gerber, Chopin and Whiteley 2019, Negative association, ordering and convergence of resampling methods (ssp);
+        Del Moral 2004, Feynman-Kac formulae (killing).
 
     Example:
         >>> from pushforward.kernels import PURPOSE_RESAMPLING
@@ -118,10 +139,14 @@ def _check(log_weights: Tensor, scheme: str, count: int | None) -> int:
     if log_weights.ndim != 2 or log_weights.shape[1] == 0:
         hint = "One population is log_weights[None]" if log_weights.ndim == 1 else None
         raise ShapeError("log_weights", got=list(log_weights.shape), expected="[S, N] with N >= 1", hint=hint)
-    count = log_weights.shape[1] if count is None else count
+    particles = log_weights.shape[1]
+    count = particles if count is None else count
     if count < 1:
         raise ArgumentError("count", got=count, expected="at least one ancestor")
-    if max(count, log_weights.shape[1]) > MAX_PARTICLES:
+    if scheme == "killing" and count != particles:
+        expected = f"{particles}, the number of particles: each keeps its place or is replaced"
+        raise ArgumentError("count", got=count, expected=expected, hint="The other schemes take any number")
+    if max(count, particles) > MAX_PARTICLES:
         raise ArgumentError("count", got=count, expected="at most 2**31 particles and ancestors")
     return count
 
@@ -138,16 +163,20 @@ def _run(log_weights: Tensor, scheme: str, count: int, noise: Noise) -> Resample
     finite = torch.isfinite(maximum)
     if not bool(finite.all()):
         row = int((~finite).nonzero()[0])
-        largest = float(maximum[row])
-        got = "only dead particles (-inf)" if largest == -math.inf else "NaN or +inf"
-        raise NotFiniteError(
-            "log_weights", got=f"{got} in row {row} of {len(maximum)}", expected="finite weights or -inf"
-        )
+        got = f"{_trouble(log_weights[row])} in row {row} of {len(maximum)}"
+        raise NotFiniteError("log_weights", got=got, expected="finite weights or -inf")
     particles = log_weights.shape[1]
     unit = 2.0 ** -weight_bits(particles, count)
     mass = total.double() * unit
     ess = (mass * mass / (squares.double() * unit)).clamp(1, particles)
     return Resampled(ancestors, weights, ess, maximum + (mass / particles).log())
+
+
+def _trouble(row: Tensor) -> str:
+    bad = (~(row < math.inf)).nonzero()
+    if len(bad) == 0:
+        return "only dead particles (-inf)"
+    return f"{'NaN' if row[bad[0, 0]].isnan() else '+inf'} at particle {int(bad[0, 0])}"
 
 
 @implements("resample", "reference")
@@ -180,6 +209,11 @@ def reference(
         ancestors = torch.searchsorted(w.cumsum(1), thresholds, right=True)
         return ancestors, weights, maximum, total, squares
 
+    if scheme == "ssp":
+        words = philox.words(2 * particles, seed=noise.seed, draw=noise.draw, samples=samples)
+        children = _serial_children(w.cumsum(1), total[:, None], count, words.reshape(rows, particles, 2))
+        return _expand(children, count), weights, maximum, total, squares
+
     words = philox.words(count + 1, seed=noise.seed, draw=noise.draw, samples=samples)
     sums = to_fixed(-philox.log_uniform(words).double(), 2.0 ** min(46, 57 - count.bit_length())).cumsum(1)
     if scheme == "multinomial":
@@ -187,17 +221,21 @@ def reference(
         ancestors = torch.searchsorted(w.cumsum(1), thresholds.contiguous(), right=True)
         return ancestors, weights, maximum, total, squares
 
-    copies = w * count // total[:, None]
-    left = w * count - copies * total[:, None]
-    draws = count - copies.sum(1, keepdim=True)
-    left = left >> (_bit_length(draws) + _bit_length(total[:, None]) - 62).clamp(min=0)
+    if scheme == "killing":  # max(w) is 2^bits, the integer that exp(0) becomes
+        first = survival_word(particles)
+        words = philox.words(first + 2 * particles, seed=noise.seed, draw=noise.draw, samples=samples)
+        high, low = words[:, first:].reshape(rows, particles, 2).unbind(-1)
+        copies, left = (uniform_below(high, low, w.new_tensor(2**bits)) < w).long(), w
+        draws = count - copies.sum(1, keepdim=True)
+    else:
+        copies, left = _divide(w, count, total[:, None])
+        draws = count - copies.sum(1, keepdim=True)
+        left = left >> (_bit_length(draws) + _bit_length(total[:, None]) - 62).clamp(min=0)
     thresholds = _order_thresholds(sums, sums.gather(1, draws), left.sum(1, keepdim=True))[:, :-1]
     drawn = torch.searchsorted(left.cumsum(1), thresholds.contiguous(), right=True)
     wanted = torch.arange(count, device=drawn.device) < draws
     children = copies.scatter_add(1, torch.where(wanted, drawn, 0), wanted.long())
-    indices = torch.arange(particles, device=drawn.device).expand(rows, -1)
-    ancestors = torch.repeat_interleave(indices.reshape(-1), children.reshape(-1)).reshape(rows, count)
-    return ancestors, weights, maximum, total, squares
+    return _expand(children.cumsum(1), count), weights, maximum, total, squares
 
 
 @implements("resample", "native")
@@ -247,6 +285,42 @@ def _strata(total: Tensor, count: int, offsets: Tensor) -> Tensor:
     quotient, remainder = total // count, total % count
     j = torch.arange(count, device=total.device)
     return j * quotient + (j * remainder + offsets) // count
+
+
+def survival_word(particles: int) -> int:
+    """First of the words that tell who survives in "killing": a block of four begins after the N + 1 spacings."""
+    return 4 * (particles // 4 + 1)
+
+
+def _divide(w: Tensor, count: int, total: Tensor) -> tuple[Tensor, Tensor]:
+    """floor(M w / total) and M w mod total for w <= total, although M w may need 93 bits.
+
+    The estimate of the quotient is off by one at most (M <= 2^31, and its relative error is below 2^-50), so the
+    remainder lies between -total and 2 total, and 64 bits that wrap are enough to know it.
+    """
+    quotient = (w.double() * (count / total.double())).long()
+    rest = w * count - quotient * total
+    off = (rest >= total).long() - (rest < 0).long()
+    return quotient + off, rest - off * total
+
+
+def _serial_children(cumulative: Tensor, total: Tensor, count: int, words: Tensor) -> Tensor:
+    """Cumulative numbers of children in SSP resampling; words [S, N, 2], the pair of each step."""
+    whole, waiting = _divide(cumulative, count, total)
+    before = torch.nn.functional.pad(waiting[:, :-1], (1, 0))
+    child = waiting < before
+    among = torch.where(child, total - waiting, waiting)
+    changes = uniform_below(words[..., 0], words[..., 1], among) < (waiting - before).abs()
+    steps = torch.arange(cumulative.shape[1], device=cumulative.device)
+    change = torch.where(changes, steps, len(steps)).flip(1).cummin(1).values.flip(1)  # the first one from here on
+    gains = torch.nn.functional.pad(child.long(), (0, 1)).gather(1, change)
+    return whole + torch.nn.functional.pad(gains[:, 1:], (0, 1))
+
+
+def _expand(children: Tensor, count: int) -> Tensor:
+    """Ancestors of cumulative numbers of children."""
+    places = torch.arange(count, device=children.device).expand(len(children), -1)
+    return torch.searchsorted(children, places.contiguous(), right=True)
 
 
 def _order_thresholds(sums: Tensor, end: Tensor, total: Tensor) -> Tensor:
@@ -303,5 +377,5 @@ catalogue.describe(
     moved="N (2 s) + 8 M, read again for every pass over the weights",
     differentiable="log_weights (not through the ancestors)",
     benchmark="resample.py",
-    rows=[f"resample {scheme} 1x1000000" for scheme in RESAMPLING_SCHEMES],
+    rows=[f"resample {scheme} 1x1000000" for scheme in RESAMPLING_SCHEMES[:4]],
 )

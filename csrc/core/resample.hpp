@@ -64,7 +64,8 @@ PF_HD int64_t order_threshold(int64_t sum, double ratio, int64_t total) {
   return threshold < total - 1 ? threshold : total - 1;
 }
 
-// M w = copies * total + left. The estimate is off by one at most: its relative error is below 2^-50, and M < 2^32.
+// M w = copies * total + left, for w <= total, although M w may need 93 bits. The estimate is off by one at most: its
+// relative error is below 2^-50, and M < 2^32. So 64 bits that wrap are enough for what is left.
 struct Division {
   int64_t count, total;
   double ratio;
@@ -72,7 +73,7 @@ struct Division {
   PF_HD Division(int64_t count, int64_t total) : count(count), total(total), ratio(double(count) / double(total)) {}
   PF_HD int64_t copies(int64_t w, int64_t& left) const {
     int64_t quotient = int64_t(double(w) * ratio);
-    left = w * count - quotient * total;
+    left = int64_t(uint64_t(w) * uint64_t(count) - uint64_t(quotient) * uint64_t(total));
     const int64_t low = -int64_t(left < 0), high = -int64_t(left >= total);  // 0 or -1
     quotient += low - high;
     left += (low & total) - (high & total);
@@ -93,6 +94,25 @@ PF_HD int bit_length(int64_t x) {  // of a positive number, or 0 for 0
 PF_HD int remainder_shift(int64_t draws, int64_t total) {
   const int bits = bit_length(draws) + bit_length(total) - 62;
   return bits > 0 ? bits : 0;
+}
+
+// A step of SSP resampling, given the fractions of a child (times the total) that wait before it and after it: whether
+// it makes a child, and whether another particle waits from then on.
+struct SerialStep {
+  bool child, changes;
+
+  PF_HD SerialStep(int64_t before, int64_t waiting, int64_t total, uint32_t high, uint32_t low)
+      : child(waiting < before),
+        changes(uniform_below(high, low, child ? total - waiting : waiting) <
+                (child ? before - waiting : waiting - before)) {}
+};
+
+// Where the words of "killing" begin that tell who survives: with a block of four after the N + 1 spacings.
+PF_HD int64_t survival_word(int64_t particles) { return 4 * (particles / 4 + 1); }
+
+// Whether a particle survives: with probability w / 2^bits, which is the largest of the integer weights.
+PF_HD int64_t survives(int64_t w, uint32_t high, uint32_t low, int bits) {
+  return int64_t(uniform_below(high, low, int64_t(1) << bits) < w);
 }
 
 }  // namespace pushforward::PF_ISA

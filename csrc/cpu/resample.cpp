@@ -42,8 +42,9 @@ int64_t systematic_offset(const NoiseKey& key, int64_t row, int64_t total) {
 void run_resample(ResampleJob job, int threads) {
   if (job.rows == 0) return;
   const int64_t most = std::max(job.particles, job.count);
-  const bool drawn = job.scheme != Scheme::systematic, residual = job.scheme == Scheme::residual;
-  const bool ordered = residual || job.scheme == Scheme::multinomial;
+  const bool residual = job.scheme == Scheme::residual, copied = residual || job.scheme == Scheme::killing;
+  const bool ordered = copied || job.scheme == Scheme::multinomial;
+  const bool drawn = ordered || job.scheme == Scheme::stratified;
   job.scale = generic::power_of_two(generic::weight_bits(most));
   job.spacing_scale = generic::power_of_two(generic::spacing_bits(job.count));
   job.blocks = (job.particles + resample_block - 1) / resample_block;
@@ -60,6 +61,7 @@ void run_resample(ResampleJob job, int threads) {
     *array = next;
     next += units;
   }
+  job.block_gains = job.block_copies;  // no scheme has both
   job.block_place = next;
   next += units + job.rows;
   job.block_spacings = next;
@@ -96,18 +98,34 @@ void run_resample(ResampleJob job, int threads) {
     job.shift[row] = 0;
     job.offset[row] = systematic_offset(job.noise, row, job.total[row]);
   });
-  if (residual) {
+  if (copied) {
     run(ResampleStage::copies, units);
     each_valid_row([&](int64_t row) {
       job.draws[row] -= accumulate(job.block_copies + row * job.blocks, job.blocks);
-      job.shift[row] = generic::remainder_shift(job.draws[row], job.total[row]);
+      if (residual) job.shift[row] = generic::remainder_shift(job.draws[row], job.total[row]);
     });
     job.threshold_step = 0;
     each_valid_row([&](int64_t row) { job.threshold_step = std::max(job.threshold_step, job.draws[row]); });
     job.thresholds = allocate(thresholds, job.rows * job.threshold_step);
+  }
+  if (residual) {
     run(ResampleStage::pool, units);
     each_valid_row(
         [&](int64_t row) { job.pool[row] = accumulate(job.block_pool + row * job.blocks, job.blocks); });
+  } else {
+    job.block_pool = job.block_total;
+  }
+  if (job.scheme == Scheme::ssp) {
+    run(ResampleStage::gains, units);
+    each_valid_row([&](int64_t row) {  // from what happens to who waits at the beginning to who waits at the end
+      int64_t* const gains = job.block_gains + row * job.blocks;
+      int64_t later = 0;
+      for (int64_t b = job.blocks - 1; b >= 0; --b) {
+        const int64_t first = gains[b];
+        gains[b] = later;
+        if (first >= 0) later = first;
+      }
+    });
   }
   if (ordered) {
     run(ResampleStage::spacings, draw_units);

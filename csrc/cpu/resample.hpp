@@ -8,7 +8,8 @@
 
 namespace pushforward {
 
-enum class Scheme : int { systematic, stratified, residual, multinomial };  // the order of RESAMPLING_SCHEMES
+// In the order of RESAMPLING_SCHEMES.
+enum class Scheme : int { systematic, stratified, residual, multinomial, ssp, killing };
 
 constexpr int64_t resample_block = 2048;  // particles, or random numbers, of a unit of work
 
@@ -31,7 +32,8 @@ struct ResampleJob {
   int64_t threshold_step;
   double* block_maximum;        // [rows, blocks]
   int64_t *block_total, *block_squares;  // [rows, blocks]; the totals of particles become cumulative, starting at 0
-  int64_t *block_copies, *block_pool;    // the same, of residual resampling
+  int64_t *block_copies, *block_pool;    // the same, of schemes that make certain copies first: residual and killing
+  int64_t* block_gains;  // [rows, blocks], of SSP: whether the particle that waits at the end of a block gets its child
   int64_t* block_place;                  // [rows, blocks + 1]: where the ancestors of a block begin
   int64_t* block_spacings;               // [rows, draw_blocks]
   int64_t *draws, *pool, *spacings;      // [rows]: how many are drawn from what, with spacings of this sum
@@ -43,8 +45,9 @@ struct ResampleJob {
 enum class ResampleStage : int {
   maximum,   // the block's maximum; NaN if it holds a NaN or +inf
   weigh,     // the sums of the integer weights and squares
-  copies,    // residual: the number of certain copies
+  copies,    // residual, killing: the number of certain copies
   pool,      // residual: the sum of the remainders
+  gains,     // SSP: whether the particle that waits at the beginning gets its child; -1 if it waits to the end
   spacings,  // the sum of the exponential spacings
   draw,      // thresholds
   locate,    // which thresholds belong to the block

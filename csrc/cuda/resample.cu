@@ -160,42 +160,79 @@ struct WeightsOfRow {
   }
 };
 
-// ---- residual resampling: certain copies, and what they leave --------------------------------------------------------
+// ---- residual resampling and killing: certain copies, and the weights of the draws for the rest ----------------------
 
-template <class T>
+// floor(M w / total) copies, and the remainder.
+struct WholeCopies {
+  int64_t count;
+  const int64_t *total, *shift;
+
+  PF_HD void make(const Items& at, const int64_t (&w)[tile_items], int64_t (&copies)[tile_items],
+                  int64_t (&left)[tile_items], bool shifted) const {
+    const Division division(count, scalar(total + at.row));
+    const int64_t bits = shifted ? scalar(shift + at.row) : 0;
+#pragma unroll
+    for (int i = 0; i < tile_items; ++i) {
+      copies[i] = division.copies(w[i], left[i]);
+      left[i] >>= bits;
+    }
+  }
+  PF_HD int64_t shift_of(int64_t row, int64_t draws) const { return remainder_shift(draws, scalar(total + row)); }
+};
+
+// Itself, by chance; and the weight as it is.
+struct Survivors {
+  NoiseKey noise;
+  int64_t particles;
+
+  PF_HD void make(const Items& at, const int64_t (&w)[tile_items], int64_t (&copies)[tile_items],
+                  int64_t (&left)[tile_items], bool) const {
+    const int bits = weight_bits(particles);
+#pragma unroll
+    for (int i = 0; i < tile_items; i += 2) {  // two words each
+      const Words<uint32_t> words = words_at(noise, at.row, (survival_word(particles) + 2 * (at.first + i)) / 4);
+      copies[i] = i < at.count ? survives(w[i], words.w[0], words.w[1], bits) : 0;
+      copies[i + 1] = i + 1 < at.count ? survives(w[i + 1], words.w[2], words.w[3], bits) : 0;
+      left[i] = w[i];
+      left[i + 1] = w[i + 1];
+    }
+  }
+  PF_HD int64_t shift_of(int64_t, int64_t) const { return 0; }
+};
+
+template <class T, class Certain>
 struct Copies {
   static constexpr int channels = 1;
   using Kept = Nothing;
 
   Particles<T> particles;
-  int64_t count;
+  Certain certain;
 
   PF_HD void numbers(const Items& at, Kept&, int64_t (&to)[channels][tile_items]) const {
     double mass[tile_items];
+    int64_t w[tile_items], left[tile_items];
     particles.read(at, mass);
-    const Division division(count, scalar(particles.total + at.row));
 #pragma unroll
-    for (int i = 0; i < tile_items; ++i) {
-      int64_t left;
-      to[0][i] = division.copies(to_fixed<OneDouble>(mass[i], particles.scale), left);
-    }
+    for (int i = 0; i < tile_items; ++i) w[i] = to_fixed<OneDouble>(mass[i], particles.scale);
+    certain.make(at, w, to[0], left, false);
   }
 };
 
+template <class Certain>
 struct CopiesOfRow {
   static constexpr int channels = 1;
 
   int64_t count;
-  const int64_t* total;
+  Certain certain;
   int64_t *draws, *shift;
 
   PF_HD void operator()(int64_t row, const int64_t (&sums)[channels]) const {
     draws[row] = count - sums[0];
-    shift[row] = remainder_shift(count - sums[0], scalar(total + row));
+    shift[row] = certain.shift_of(row, count - sums[0]);
   }
 };
 
-template <class T>
+template <class T, class Certain>
 struct Remainders {
   static constexpr int channels = 1;
   struct Kept {
@@ -204,20 +241,15 @@ struct Remainders {
   };
 
   Particles<T> particles;
-  int64_t count;
-  const int64_t* shift;
+  Certain certain;
   Rows<int64_t> cumulative, children;
 
   PF_HD void numbers(const Items& at, Kept& kept, int64_t (&to)[channels][tile_items]) const {
+    int64_t w[tile_items];
     particles.read(at, kept.mass);
-    const Division division(count, scalar(particles.total + at.row));
-    const int64_t bits = scalar(shift + at.row);
 #pragma unroll
-    for (int i = 0; i < tile_items; ++i) {
-      int64_t left;
-      kept.copies[i] = division.copies(to_fixed<OneDouble>(kept.mass[i], particles.scale), left);
-      to[0][i] = left >> bits;
-    }
+    for (int i = 0; i < tile_items; ++i) w[i] = to_fixed<OneDouble>(kept.mass[i], particles.scale);
+    certain.make(at, w, kept.copies, to[0], true);
   }
   PF_HD void finish(const Items& at, const Kept& kept, const int64_t (&sums)[tile_items]) const {
     cumulative.write(at, sums);
@@ -245,6 +277,138 @@ struct Children {
   }
   PF_HD void finish(const Items& at, const Kept&, const int64_t (&sums)[tile_items]) const {
     cumulative.write(at, sums);
+  }
+};
+
+// ---- SSP: steps, and back from what happens to who waits -------------------------------------------------------------
+
+// Whether the one that waits gets its child, from the first change that is known; -1: from none. Joined from the last
+// one on backwards.
+struct Earlier {
+  PF_HD static int64_t join(int64_t later, int64_t earlier) { return earlier >= 0 ? earlier : later; }
+};
+
+using BlockGains = BlockNumbers<int64_t, Earlier>;
+
+PF_HD int mirrored(int thread) { return tile_threads - 1 - thread; }
+
+// The steps of a thread's particles.
+struct SerialSteps {
+  Rows<int64_t> cumulative;
+  int64_t count;
+  const int64_t* total;
+  NoiseKey noise;
+
+  // Children for certain, and what each step tells about who waited before it: as Earlier has it.
+  PF_HD void make(const Items& at, int64_t (&children)[tile_items], int64_t (&gains)[tile_items]) const {
+    int64_t sums[tile_items], before, waiting;
+    cumulative.read(at, sums);
+    const int64_t all = scalar(total + at.row);
+    const Division division(count, all);
+    division.copies(at.count > 0 && at.first > 0 ? scalar(cumulative.row(at.row) + at.first - 1) : 0, before);
+#pragma unroll
+    for (int i = 0; i < tile_items; i += 2) {  // two words each
+      const Words<uint32_t> words = words_at(noise, at.row, (at.first + i) / 2);
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        children[i + j] = division.copies(sums[i + j], waiting);
+        const SerialStep step(before, waiting, all, words.w[2 * j], words.w[2 * j + 1]);
+        gains[i + j] = step.changes && i + j < at.count ? int64_t(step.child) : -1;
+        before = waiting;
+      }
+    }
+  }
+};
+
+// The first change of a tile.
+struct TileGains {
+  static constexpr int threads = tile_threads, phases = 3;
+  using Shared = BlockGains;
+  using Local = Nothing;
+
+  Tiles tiles;
+  SerialSteps steps;
+  int64_t* to;
+
+  template <int phase>
+  PF_HD void run(Place place, Shared& shared, Local&) const {
+    if constexpr (phase == 0) {
+      int64_t children[tile_items], gains[tile_items], first = -1;
+      steps.make(tiles.at(place), children, gains);
+#pragma unroll
+      for (int i = tile_items - 1; i >= 0; --i) first = Earlier::join(first, gains[i]);
+      shared.put(mirrored(place.thread), first);
+    } else if constexpr (phase == 1) {
+      shared.join_groups(place.thread);
+    } else {
+      if (place.thread == 0) to[place.block] = shared.all();
+    }
+  }
+};
+
+// A block for each row: from the first change of each tile to the first one after it, of which there may be none.
+struct RowGains {
+  static constexpr int threads = tile_threads, phases = 3;
+  using Shared = BlockGains;
+  using Local = Nothing;
+
+  int64_t in_row;
+  int64_t* gains;
+
+  template <int phase>
+  PF_HD void run(Place place, Shared& shared, Local&) const {
+    const int64_t several = (in_row + threads - 1) / threads, first = place.thread * several;
+    const int64_t last = first + several < in_row ? first + several : in_row;  // none, if last < first
+    int64_t* const of_row = gains + place.block * in_row;
+    if constexpr (phase == 0) {
+      int64_t known = -1;
+      for (int64_t i = last - 1; i >= first; --i) known = Earlier::join(known, of_row[i]);
+      shared.put(mirrored(place.thread), known);
+    } else if constexpr (phase == 1) {
+      shared.join_groups(place.thread);
+    } else {
+      int64_t known = shared.before(mirrored(place.thread), -1);
+      for (int64_t i = last - 1; i >= first; --i) {
+        const int64_t own = of_row[i];
+        of_row[i] = known;
+        known = Earlier::join(known, own);
+      }
+    }
+  }
+};
+
+// Cumulative numbers of children.
+struct SerialChildren {
+  static constexpr int threads = tile_threads, phases = 3;
+  using Shared = BlockGains;
+  struct Local {
+    int64_t children[tile_items], gains[tile_items];
+  };
+
+  Tiles tiles;
+  SerialSteps steps;
+  const int64_t* after;  // what RowGains made of the tiles
+  Rows<int64_t> to;
+
+  template <int phase>
+  PF_HD void run(Place place, Shared& shared, Local& local) const {
+    if constexpr (phase == 0) {
+      int64_t first = -1;
+      steps.make(tiles.at(place), local.children, local.gains);
+#pragma unroll
+      for (int i = tile_items - 1; i >= 0; --i) first = Earlier::join(first, local.gains[i]);
+      shared.put(mirrored(place.thread), first);
+    } else if constexpr (phase == 1) {
+      shared.join_groups(place.thread);
+    } else {
+      int64_t known = Earlier::join(scalar(after + place.block), shared.before(mirrored(place.thread), -1));
+#pragma unroll
+      for (int i = tile_items - 1; i >= 0; --i) {
+        local.children[i] += int64_t(known > 0);
+        known = Earlier::join(known, local.gains[i]);
+      }
+      to.write(tiles.at(place), local.children);
+    }
   }
 };
 
@@ -278,17 +442,21 @@ struct Passes {
       case Scheme::multinomial:
         return draw<false>(ancestors);
       case Scheme::residual:
-        return copy_and_draw();
+        return copy_and_draw(WholeCopies{job.count, job.total, scratch.shift});
+      case Scheme::killing:
+        return copy_and_draw(Survivors{job.noise, job.particles});
+      case Scheme::ssp:
+        return step();
     }
   }
 
-  // Sums of the weights; all schemes but the residual one need them cumulative.
+  // Sums of the weights; those schemes that do not begin with certain copies need them cumulative.
   void weigh() const {
     launch(tiles.total(), TileMaximum<T>{tiles, particles.log_weights, scratch.tile_maximum}, job.stream);
     launch(job.rows, RowMaximum{tiles.in_row, scratch.tile_maximum, job.maximum}, job.stream);
     const Weights<T> weights{particles, cumulative};
     sum_rows(tiles, weights, {scratch.tile_sums, scratch.tile_squares}, WeightsOfRow{job, scratch}, job.stream);
-    if (job.scheme != Scheme::residual) scan_rows(tiles, weights, scratch.tile_sums, job.stream);
+    if (!job.copied()) scan_rows(tiles, weights, scratch.tile_sums, job.stream);
   }
 
   template <class Thresholds>
@@ -305,10 +473,19 @@ struct Passes {
     scan_rows(spaces, spacings, scratch.tile_spacings, job.stream);
   }
 
-  void copy_and_draw() const {
-    const CopiesOfRow of_row{job.count, job.total, scratch.draws, scratch.shift};
-    sum_rows(tiles, Copies<T>{particles, job.count}, {scratch.tile_sums}, of_row, job.stream);
-    const Remainders<T> remainders{particles, job.count, scratch.shift, cumulative, children};
+  void step() const {
+    const SerialSteps steps{cumulative, job.count, job.total, job.noise};
+    launch(tiles.total(), TileGains{tiles, steps, scratch.tile_sums}, job.stream);
+    launch(job.rows, RowGains{tiles.in_row, scratch.tile_sums}, job.stream);
+    launch(tiles.total(), SerialChildren{tiles, steps, scratch.tile_sums, children}, job.stream);
+    launch(places.total(), Ancestors<Places>{places, Places(), children, ancestors}, job.stream);
+  }
+
+  template <class Certain>
+  void copy_and_draw(const Certain& certain) const {
+    const CopiesOfRow<Certain> of_row{job.count, certain, scratch.draws, scratch.shift};
+    sum_rows(tiles, Copies<T, Certain>{particles, certain}, {scratch.tile_sums}, of_row, job.stream);
+    const Remainders<T, Certain> remainders{particles, certain, cumulative, children};
     sum_rows(tiles, remainders, {scratch.tile_sums}, SumOfRow{scratch.pool}, job.stream);
     scan_rows(tiles, remainders, scratch.tile_sums, job.stream);
     draw<true>(children);

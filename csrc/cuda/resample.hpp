@@ -22,13 +22,14 @@ struct GpuResample {
   int64_t* scratch;    // as many numbers as GpuResampleScratch(...).size
   void* stream;
 
-  bool ordered() const { return scheme == Scheme::multinomial || scheme == Scheme::residual; }
+  bool copied() const { return scheme == Scheme::residual || scheme == Scheme::killing; }
+  bool ordered() const { return scheme == Scheme::multinomial || copied(); }
 };
 
 // Where what the kernels leave for each other lies in the scratch memory.
 struct GpuResampleScratch {
   int64_t* cumulative;                     // [rows, particles]
-  int64_t* children;                       // [rows, particles], of residual resampling
+  int64_t* children;                       // [rows, particles], of residual resampling, killing and SSP
   int64_t *tile_sums, *tile_squares;       // [rows, tiles]
   double* tile_maximum;                    // [rows, tiles]
   int64_t* tile_spacings;                  // [rows, tiles of count + 1 spacings], of sorted uniform numbers
@@ -46,7 +47,7 @@ struct GpuResampleScratch {
     const auto tiles = [](int64_t numbers) { return (numbers + gpu_resample_tile - 1) / gpu_resample_tile; };
     const int64_t in_tiles = job.rows * tiles(job.particles);
     cumulative = take(job.rows * job.particles);
-    children = take(job.scheme == Scheme::residual ? job.rows * job.particles : 0);
+    children = take(job.copied() || job.scheme == Scheme::ssp ? job.rows * job.particles : 0);
     tile_sums = take(in_tiles);
     tile_squares = take(in_tiles);
     tile_maximum = reinterpret_cast<double*>(take(in_tiles));

@@ -18,7 +18,8 @@ def resample(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Launch the passes on the current stream; log-weights that are not contiguous are copied.
 
-    Scratch memory is 8 bytes a particle (16 if the scheme is "residual") and a few numbers for every 1024 of them.
+    Scratch memory is 8 bytes a particle (16 if the scheme is "residual", "killing" or "ssp") and a few numbers for
+    every 1024 of them.
     """
     log_weights = log_weights.contiguous()
     (rows, particles), device = log_weights.shape, log_weights.device

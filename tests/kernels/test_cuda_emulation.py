@@ -148,7 +148,8 @@ RESAMPLE = """
             log_weights[3], log_weights[4, -1] = -torch.inf, torch.inf
             noise = Noise(0, Draw(1, 1), guarded(torch.arange(5)))
             for scheme in RESAMPLING_SCHEMES:
-                ancestors, *_ = resample(guarded(log_weights), scheme, count, noise)
+                wanted = particles if scheme == "killing" else count
+                ancestors, *_ = resample(guarded(log_weights), scheme, wanted, noise)
                 assert ((ancestors >= 0) & (ancestors < particles)).all()
 """
 

@@ -221,6 +221,73 @@ void write_ancestors(const int64_t* children, int64_t count, int64_t begin, int6
   }
 }
 
+// body(i, copies, left) for each particle of the unit: copies that it gets for certain, and its weight in the draws that
+// make up for what is missing.
+template <class Body>
+void each_copied(const ResampleJob& job, const Unit& unit, const int64_t* w, const Body& body) {
+  if (job.scheme == Scheme::killing) {
+    uint32_t words[2 * resample_block];
+    fill_row<RandomWords>(job.noise, unit.row, survival_word(job.particles) + 2 * unit.begin, 2 * unit.count, words);
+    const int bits = weight_bits(job.particles);
+    for (int64_t i = 0; i < unit.count; ++i) body(i, survives(w[i], words[2 * i], words[2 * i + 1], bits), w[i]);
+    return;
+  }
+  const Division division(job.count, job.total[unit.row]);
+  const int64_t shift = job.shift[unit.row];
+  for (int64_t i = 0; i < unit.count; ++i) {
+    int64_t left;
+    const int64_t copies = division.copies(w[i], left);
+    body(i, copies, left >> shift);
+  }
+}
+
+// SSP resampling: whether the particle that waits when the unit begins gets its child; -1 if it waits to the end. Most
+// often the first few particles tell.
+int64_t first_change(const ResampleJob& job, const Unit& unit, int64_t start) {
+  constexpr int64_t few = 64;
+  double mass[few];
+  int64_t w[few];
+  uint32_t words[2 * few];
+  const int64_t total = job.total[unit.row];
+  const Division division(job.count, total);
+  int64_t before;
+  division.copies(start, before);
+  Unit part = unit;
+  for (; part.begin < unit.begin + unit.count; part.begin += few) {
+    const int64_t rest = unit.begin + unit.count - part.begin;
+    part.count = rest < few ? rest : few;
+    exponentials(job, part, mass);
+    integer_weights(mass, job.scale, part.count, w);
+    fill_row<RandomWords>(job.noise, part.row, 2 * part.begin, 2 * part.count, words);
+    for (int64_t i = 0; i < part.count; ++i) {
+      int64_t waiting;
+      division.copies(start += w[i], waiting);
+      const SerialStep step(before, waiting, total, words[2 * i], words[2 * i + 1]);
+      if (step.changes) return step.child;
+      before = waiting;
+    }
+  }
+  return -1;
+}
+
+// Cumulative numbers of children of the unit's particles; returns those of all before.
+int64_t count_serial(const ResampleJob& job, const Unit& unit, const int64_t* cumulative, int64_t start, int64_t gains,
+                     int64_t* children) {
+  uint32_t words[2 * resample_block];
+  int64_t waiting[resample_block + 1];  // before each step, and after the last one
+  fill_row<RandomWords>(job.noise, unit.row, 2 * unit.begin, 2 * unit.count, words);
+  const int64_t total = job.total[unit.row];
+  const Division division(job.count, total);
+  const int64_t place = division.copies(start, waiting[0]);
+  for (int64_t i = 0; i < unit.count; ++i) children[i] = division.copies(cumulative[i], waiting[i + 1]);
+  for (int64_t i = unit.count - 1; i >= 0; --i) {
+    children[i] += gains;
+    const SerialStep step(waiting[i], waiting[i + 1], total, words[2 * i], words[2 * i + 1]);
+    gains = step.changes ? int64_t(step.child) : gains;
+  }
+  return place + gains;
+}
+
 void spread(const ResampleJob& job, const Unit& unit) {
   double mass[resample_block];
   int64_t cumulative[resample_block], children[resample_block];
@@ -230,15 +297,13 @@ void spread(const ResampleJob& job, const Unit& unit) {
   int64_t place = 0;
   exponentials(job, unit, mass);
   integer_weights(mass, job.scale, unit.count, cumulative);
-  if (job.scheme == Scheme::residual) {
-    const Division division(job.count, job.total[row]);
+  if (job.scheme == Scheme::residual || job.scheme == Scheme::killing) {
     int64_t copies[resample_block], sum = job.block_pool[index], copied = job.block_copies[index];
-    for (int64_t i = 0; i < unit.count; ++i) {
-      int64_t left;
-      copies[i] = division.copies(cumulative[i], left);
-      sum += left >> job.shift[row];
+    each_copied(job, unit, cumulative, [&](int64_t i, int64_t certain, int64_t left) {
+      copies[i] = certain;
+      sum += left;
       cumulative[i] = sum;
-    }
+    });
     count_below(cumulative, unit.count, thresholds, places[0], places[1], children);
     place = places[0] + copied;
     for (int64_t i = 0; i < unit.count; ++i) {
@@ -255,6 +320,8 @@ void spread(const ResampleJob& job, const Unit& unit) {
     if (job.scheme == Scheme::systematic) {
       count_strata(cumulative, unit.count, job.total[row], job.count, job.offset[row], children);
       count_strata(&start, 1, job.total[row], job.count, job.offset[row], &place);
+    } else if (job.scheme == Scheme::ssp) {
+      place = count_serial(job, unit, cumulative, start, job.block_gains[index], children);
     } else {
       count_below(cumulative, unit.count, thresholds, places[0], places[1], children);
       place = places[0];
@@ -283,24 +350,25 @@ void run_particles(const ResampleJob& job, ResampleStage stage, int64_t index) {
   if (stage == ResampleStage::weigh) return weigh(job, unit, job.block_total[index], job.block_squares[index]);
   if (stage == ResampleStage::spread) return spread(job, unit);
   if (stage == ResampleStage::locate) {
-    const int64_t* start = job.scheme == Scheme::residual ? job.block_pool : job.block_total;
     const int64_t draws = job.draws[unit.row], block = unit.begin / resample_block;
     int64_t* places = job.block_place + unit.row * (job.blocks + 1) + block;
-    places[0] = first_not_below(job.thresholds + unit.row * job.threshold_step, draws, start[index]);
+    places[0] = first_not_below(job.thresholds + unit.row * job.threshold_step, draws, job.block_pool[index]);
     if (block == job.blocks - 1) places[1] = draws;
+    return;
+  }
+  if (stage == ResampleStage::gains) {
+    job.block_gains[index] = first_change(job, unit, job.block_total[index]);
     return;
   }
   double mass[resample_block];
   int64_t w[resample_block];
   exponentials(job, unit, mass);
   integer_weights(mass, job.scale, unit.count, w);
-  const Division division(job.count, job.total[unit.row]);
   int64_t sum_of_copies = 0, sum_of_left = 0;
-  for (int64_t i = 0; i < unit.count; ++i) {
-    int64_t left;
-    sum_of_copies += division.copies(w[i], left);
-    sum_of_left += left >> job.shift[unit.row];
-  }
+  each_copied(job, unit, w, [&](int64_t, int64_t copies, int64_t left) {
+    sum_of_copies += copies;
+    sum_of_left += left;
+  });
   (stage == ResampleStage::copies ? job.block_copies : job.block_pool)[index] =
       stage == ResampleStage::copies ? sum_of_copies : sum_of_left;
 }
