@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from ..particles.genealogy import Genealogy
+
+from ..particles.genealogy import Genealogy
 
 
 @dataclass
