@@ -1,8 +1,20 @@
 """Particles: populations that move as a whole, and the Gaussian kernels that propose their next states."""
 
 from .genealogy import Genealogy
+from .ladder import Ladder
 from .population import Particles
+from .potentials import POTENTIALS, Potential, potential
 from .shard import Shard
 from .transitions import Transition, Transitions
 
-__all__ = ["Genealogy", "Particles", "Shard", "Transition", "Transitions"]
+__all__ = [
+    "POTENTIALS",
+    "Genealogy",
+    "Ladder",
+    "Particles",
+    "Potential",
+    "Shard",
+    "Transition",
+    "Transitions",
+    "potential",
+]

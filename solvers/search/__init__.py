@@ -7,11 +7,15 @@ from .method import Method, Outcome, State, method, methods, register
 from .result import SearchResult
 from .rollover import RolloverBudgetForcing
 from .search import search
+from .smc import DAS, SMC, TDS
 from .task import Task
 from .trace import Record, Trace
 
 __all__ = [
+    "DAS",
+    "SMC",
     "SVDD",
+    "TDS",
     "BestOfN",
     "Blockwise",
     "Budget",

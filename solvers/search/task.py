@@ -18,7 +18,7 @@ from ...errors import ArgumentError, NotFiniteError, ShapeError
 from ...models import Guidance, Interpolant, Model
 from ...models.binding import BoundModel
 from ...models.verifiers import evaluate as evaluate_reward
-from ...models.verifiers import take_rows
+from ...models.verifiers import evaluate_with_graph, take_rows
 from ..executor import Executor
 from ..particles import Particles, Shard, Transitions
 from ..particles.shard import ids_of
@@ -323,6 +323,91 @@ class Task:
             return
         for k in torch.unique(step).tolist():
             self.ledger.charge(phase, k, rewards=self._count(particles.request[step == k]))
+
+    # --- gradients --------------------------------------------------------------------------------------------------
+
+    def look_ahead_with_gradient(self, particles: Particles, step: int, phase: str = "search") -> Tensor:
+        """:meth:`evaluate` and :meth:`look_ahead` in one, with the gradient of each row's reward by its state.
+
+        The gradient goes through the network; it is kept as the particles' row "gradient", and counted.
+
+        Raises:
+            ArgumentError: The reward is not differentiable, or the network's output has no graph.
+        """
+        count, transition = self._count(particles.request), self.transitions[step]
+        passes = count * len(transition.branches)
+        self.ledger.charge(phase, step, evaluations=count, passes=passes, gradients=passes, rewards=count)
+        request, size = particles.request[particles.block], self.batch or max(len(particles.x), 1)
+        with self.together():
+            parts = [
+                self._with_gradient(particles.x[i : i + size], step, request[i : i + size])
+                for i in range(0, len(particles.x), size)
+            ]
+            if not parts:
+                parts = [(particles.x, torch.zeros(0, dtype=torch.float64), *(particles.x for _ in self.branches))]
+            gradient, rewards, *outputs = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
+        particles.outputs, particles.rows["gradient"] = tuple(outputs), gradient
+        return self.shard.gather(rewards, len(particles))
+
+    def _with_gradient(self, x: Tensor, step: int, request: Tensor) -> tuple[Tensor, ...]:
+        """Gradient, reward and outputs of local rows."""
+        transition = self.transitions[step]
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            source = leaf if transition.scale == 1 else transition.scale * leaf
+            found = self.call(source, transition.time, transition.branches, request)
+            if not all(output.requires_grad for output in found):
+                got, expected = "an output without a graph", "one that a gradient passes through"
+                raise ArgumentError("network", got=got, expected=expected, hint="It runs under no_grad, or detaches")
+            outputs = dict(zip(transition.branches, found, strict=True))
+            every = [outputs[b] if b in outputs else torch.zeros_like(x) for b in self.branches]
+            clean = cast(Tensor, kernels.combine([leaf, *every], list(self._clean_weights(step))))
+            context = take_rows(self.context, request, len(self.requests))
+            rewards = evaluate_with_graph(self.reward, clean, context, where=f"step {step}")
+            (gradient,) = torch.autograd.grad(rewards.sum(), leaf)
+        if not bool(gradient.isfinite().all()):
+            raise not_finite(
+                f"the reward's gradient in step {step} at t = {transition.time:.6g}", step, transition.time
+            )
+        return gradient, rewards.detach().to("cpu", torch.float64), *(output.detach() for output in every)
+
+    def propose_twisted(self, particles: Particles, step: int, factor: Tensor) -> tuple[Particles, Tensor]:
+        r"""One draw of the step's kernel with its mean moved along the gradient, and what corrects for it.
+
+        .. math:: x' = \mu + \Gamma^2 f g + \Gamma \xi, \quad
+            \log \frac{p(x')}{q(x')} = -\Gamma f\, g \cdot \xi - \tfrac12 \Gamma^2 f^2 |g|^2
+
+        The ratio is formed from the noise itself: two log densities of an image would cancel to nothing.
+
+        Args:
+            particles: With the row "gradient", g.
+            step: The sampler's.
+            factor: f of every row, float64 [R].
+
+        Returns:
+            The new population, and the log ratio of every row, float64 [R].
+        """
+        k, local = self.transitions[step], factor[particles.block]
+        ids, gradient = self.ids(particles), particles.rows["gradient"]
+        with self.together():
+            shape = (len(ids), *self.shape)
+            draws = [
+                kernels.normal(shape, seed=self.seed, draw=draw, samples=ids, dtype=self.dtype, device=self.device)
+                for draw in k.draws
+            ]
+            inputs = [particles.x, *particles.outputs, gradient, *draws]
+            weights = spread(k.weights, k.branches, self.branches)
+            columns = [torch.full_like(local, w) for w in weights] + [k.noise**2 * local]
+            columns += [torch.full_like(local, s) for s in k.noises]
+            x = cast(Tensor, kernels.combine(inputs, torch.stack(columns, 1)))
+            if not bool(x.isfinite().all()):
+                raise not_finite(f"the state or the network's output in step {step} at t = {k.time:.6g}", step, k.time)
+            wide = gradient.flatten(1).double()
+            along = sum(s * (wide * z.flatten(1).double()).sum(1) for s, z in zip(k.noises, draws, strict=True))
+            ratio = -local * torch.as_tensor(along).cpu() - 0.5 * (k.noise * local) ** 2 * (wide * wide).sum(1).cpu()
+        values, rows = dict(particles.values), {n: row for n, row in particles.rows.items() if n != "gradient"}
+        moved = Particles(self.shard, particles.request, particles.slot, x, (), values, rows)
+        return moved, self.shard.gather(ratio, len(particles))
 
     # --- whole runs -------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-
 from ..particles.genealogy import Genealogy
 
 

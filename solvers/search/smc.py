@@ -1,0 +1,272 @@
+"""Sequential Monte Carlo: weighted particles of the tilted law, by Feynman-Kac steering, twisting and tempering."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ... import kernels
+from ...errors import ArgumentError, NotFiniteError, UnknownNameError
+from ..particles import Genealogy, Particles
+from ..particles.ladder import Ladder, next_share
+from ..particles.potentials import Difference, Potential, potential
+from ..sde import Diffusion, EulerMaruyama
+from ..solver import FixedGridSolver, solver
+from .method import Method, Outcome, State, affordable, at_least, register
+from .task import Task
+
+
+@dataclass(kw_only=True)
+class Cloud(State):
+    """The particles and their weights; ``step`` is where they are on the grid.
+
+    Attributes:
+        particles: S N of them. Their values: "reward", of the last look ahead; "level", the log-weight that their
+            potentials have given so far; "correction", the log ratio of kernel and proposal since then; and what the
+            potential remembers. Their rows: "gradient" of the look-ahead reward, for twisted proposals.
+        log_weights: Normalised, float64 [S, N].
+        log_evidence: float64 [S].
+        share: Of the strength, by the ladder, float64 [S].
+
+    """
+
+    particles: Particles
+    log_weights: Tensor
+    log_evidence: Tensor
+    share: Tensor
+
+
+@register("smc")
+@dataclass(frozen=True)
+class SMC(Method):
+    r"""Weighted particles of :math:`p^*(x) \propto p(x)\, e^{\lambda r(x)}`, p the law of the solver's samples.
+
+    .. math:: \log w_k = \log w_{k-1} + L_k - L_{k-1} + \log \frac{p(x_k | x_{k-1})}{q(x_k | x_{k-1})}, \quad
+        \log \hat Z = \sum_k \log \sum_i \bar w_{k-1}^{(i)} G_k^{(i)}
+
+    with L of the :class:`..particles.potentials.Potential`, resampled where the effective sample size falls below
+    ``threshold`` N. Weights are carried where it does not: :math:`\hat Z` is an unbiased estimate of
+    :math:`E[e^{\lambda r(x_K)}]` under the solver, for every potential, scheme, threshold and proposal. The reward of a
+    finished sample is that of the sample itself.
+
+    Attributes:
+        particles: N; by default as many as the budget pays for.
+        strength: lambda, above 0.
+        potential: "difference", "max", "sum", "current", or a :class:`..particles.potentials.Potential`.
+        scheme: One of :data:`pushforward.kernels.RESAMPLING_SCHEMES`.
+        threshold: Of the effective sample size, in [0, 1]; 0 never resamples, 1 always does.
+        resample_at: Steps at which particles are weighted and may be resampled; None: all.
+        ladder: Tempering: None, "exponential", "polynomial", "adaptive" (the largest share that keeps the effective
+            sample size at ``threshold`` N, which makes the evidence slightly biased), or K + 1 shares. Needs the
+            potential "difference".
+        twist: Factor tau of the gradient in the proposal, :math:`\mu + \Gamma^2 \tau \nabla_x \beta \lambda r(D)`; 0
+            is the solver's own kernel. Needs a differentiable reward, and counts a backward pass for each evaluation.
+
+    """
+
+    particles: int | None = None
+    strength: float = 1.0
+    potential: str | Potential = "difference"
+    scheme: str = "systematic"
+    threshold: float = 0.5
+    resample_at: tuple[int, ...] | None = None
+    ladder: str | Sequence[float] | Ladder | None = None
+    twist: float = 0.0
+
+    source: ClassVar[str] = "Singhal et al. 2025, Feynman-Kac steering of diffusion models, algorithm 1"
+    solver: ClassVar[FixedGridSolver] = EulerMaruyama(Diffusion("square", 4.5))
+    steps: ClassVar[int] = 20
+    interruptible: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        at_least("particles", self.particles, 1)
+        object.__setattr__(self, "potential", potential(self.potential))
+        if not (math.isfinite(self.strength) and self.strength > 0):
+            raise ArgumentError("strength", got=self.strength, expected="a finite number above 0")
+        if self.scheme not in kernels.RESAMPLING_SCHEMES:
+            expected = f"one of {', '.join(kernels.RESAMPLING_SCHEMES)}"
+            raise UnknownNameError("scheme", got=repr(self.scheme), expected=expected)
+        if not 0 <= self.threshold <= 1:
+            raise ArgumentError("threshold", got=self.threshold, expected="a number in [0, 1]")
+        if not (math.isfinite(self.twist) and self.twist >= 0):
+            raise ArgumentError("twist", got=self.twist, expected="a finite number, at least 0")
+        if self.resample_at is not None:
+            object.__setattr__(self, "resample_at", tuple(self.resample_at))
+            for step in self.resample_at:
+                at_least("resample_at", step, 0)
+        if (self.ladder is not None or self.twist) and self.potential != Difference():
+            raise ArgumentError("potential", got=self.potential, expected="'difference', with a ladder or a twist")
+
+    def begin(self, task: Task) -> Cloud:
+        """Draw the particles, and look ahead."""
+        steps, requests = len(task.transitions), len(task.requests)
+        if self.ladder != "adaptive":
+            Ladder.of(self.ladder, steps)
+        if self.resample_at is not None and max(self.resample_at, default=0) >= steps:
+            raise ArgumentError("resample_at", got=self.resample_at, expected=f"steps in [0, {steps})")
+        looks = 1 + (steps if self.twist else sum(self.looks(step) for step in range(steps)))
+        n = affordable(task, "particles", self.particles, each=(steps, looks))
+        particles = task.start(torch.arange(n))
+        for name, value in {"reward": 0.0, "level": 0.0, "correction": 0.0, **self._potential.carried}.items():
+            particles.values[name] = torch.full((requests * n,), value, dtype=torch.float64)
+        task.trace.genealogy = Genealogy(requests, n)
+        zeros = torch.zeros(requests, dtype=torch.float64)
+        uniform = torch.full((requests, n), -math.log(n), dtype=torch.float64)
+        state = Cloud(particles=particles, log_weights=uniform, log_evidence=zeros, share=zeros)
+        self.look(task, state, "initial")
+        return state
+
+    def advance(self, task: Task, state: Cloud) -> None:
+        """Resample if need be, propose, evaluate; at the end score the samples and close the product of weights."""
+        step, last = state.step, len(task.transitions) - 1
+        self.propose(task, state, self.resample(task, state) if self.looks(step) else None)
+        state.step += 1
+        if step < last:
+            self.look(task, state, "search")
+            return
+        reward = task.score(state.particles, last)
+        state.particles.values["reward"] = reward
+        state.share = torch.ones_like(state.share)
+        self.weigh(task, state, self.table(state, self.strength * reward) - self.table(state, "level"))
+        state.done = True
+
+    def outcome(self, task: Task, state: Cloud) -> Outcome:
+        """All particles, with their weights."""
+        rewards = self.table(state, "reward")
+        return Outcome(state.particles, rewards, None, state.log_weights, state.log_evidence)
+
+    # --- the parts --------------------------------------------------------------------------------------------------
+
+    @property
+    def _potential(self) -> Potential:
+        return potential(self.potential)
+
+    def looks(self, step: int) -> bool:
+        """Whether particles are weighted at this step."""
+        return self.resample_at is None or step in self.resample_at
+
+    def table(self, state: Cloud, name: str | Tensor) -> Tensor:
+        """A value of the particles, or numbers [R], as [S, N]."""
+        value = state.particles.values[name] if isinstance(name, str) else name
+        return value.reshape(state.log_weights.shape)
+
+    def look(self, task: Task, state: Cloud, phase: str) -> None:
+        """Evaluate the particles, and weigh them by what their clean estimates promise."""
+        step, particles = state.step, state.particles
+        if self.twist:
+            reward = task.look_ahead_with_gradient(particles, step, phase)
+        else:
+            task.evaluate(particles, step, phase)
+            reward = task.look_ahead(particles, step, phase) if self.looks(step) else None
+        if reward is None or not self.looks(step):
+            return
+        particles.values["reward"] = reward
+        scaled, level = self.table(state, self.strength * reward), self.table(state, "level")
+        if self.ladder == "adaptive":
+            weights = state.log_weights + self.table(state, "correction")
+            wanted = self.threshold * state.log_weights.shape[1]
+            state.share = next_share(weights, level, scaled, state.share, wanted)
+        else:
+            share = Ladder.of(self.ladder, len(task.transitions)).shares[step]
+            state.share = torch.full_like(state.share, share)
+        if self.ladder is not None:
+            scaled = scaled * state.share[:, None]
+        carried = {name: self.table(state, name) for name in (*self._potential.carried, "level")}
+        new, remembered = self._potential.level(scaled, carried)
+        for name, value in (("level", new), *remembered.items()):
+            particles.values[name] = value.reshape(-1)
+        self.weigh(task, state, torch.where(level == -torch.inf, level, new - level))
+
+    def weigh(self, task: Task, state: Cloud, log_potentials: Tensor) -> None:
+        """Multiply the weights, and normalise them into the evidence."""
+        weights = state.log_weights + log_potentials + self.table(state, "correction")
+        state.particles.values["correction"] = torch.zeros_like(state.particles.values["correction"])
+        increment = weights.logsumexp(1)
+        if not bool(increment.isfinite().all()):
+            request = int((~increment.isfinite()).nonzero()[0])
+            got = "-inf for every particle" if bool((weights[request] == -torch.inf).all()) else "NaN or +inf"
+            error = NotFiniteError(
+                f"log-weights of request {request} at step {state.step}",
+                got=got,
+                expected="finite weights, or -inf for some",
+                hint="Look at the reward: it is -inf or very large",
+            )
+            error.step = state.step
+            raise error
+        state.log_evidence = state.log_evidence + increment
+        state.log_weights = weights - increment[:, None]
+        ess = (-(2 * state.log_weights).logsumexp(1)).exp()
+        finished = state.step == len(task.transitions)
+        phase = "finish" if finished else "search" if state.step else "initial"
+        task.note(phase, state.step, self.table(state, "reward"), finished=finished, ess=ess)
+
+    def resample(self, task: Task, state: Cloud) -> Tensor | None:
+        """Ancestors [S, N] where some request has too small a sample size, and new weights; else None."""
+        requests, n = state.log_weights.shape
+        ess = task.trace.records[-1].ess
+        if ess is None:
+            return None
+        due = ess < self.threshold * n if self.threshold < 1 else torch.ones(requests, dtype=torch.bool)
+        if not bool(due.any()):
+            return None
+        draw = kernels.Draw(kernels.PURPOSE_RESAMPLING, state.step)
+        drawn = kernels.resample(
+            state.log_weights, self.scheme, seed=task.seed, draw=draw, samples=task.requests
+        ).ancestors
+        ancestors = torch.where(due[:, None], kernels.keep_in_place(drawn), torch.arange(n))
+        uniform = torch.full_like(state.log_weights, -math.log(n))
+        state.log_weights = torch.where(due[:, None], uniform, state.log_weights)
+        sources = (ancestors + n * torch.arange(requests)[:, None]).reshape(-1)
+        state.particles = state.particles.take(sources)
+        return ancestors
+
+    def propose(self, task: Task, state: Cloud, ancestors: Tensor | None) -> None:
+        """Draw the next states, by the solver's kernel or the twisted one."""
+        if task.trace.genealogy is not None:
+            task.trace.genealogy.record(state.step, ancestors)
+        if not self.twist:
+            state.particles = task.propose(state.particles, state.step)
+            return
+        ahead = state.share
+        if self.ladder != "adaptive":
+            shares = Ladder.of(self.ladder, len(task.transitions)).shares
+            ahead = torch.full_like(ahead, shares[min(state.step + 1, len(shares) - 1)])
+        factor = (self.twist * self.strength * ahead).repeat_interleave(state.log_weights.shape[1])
+        state.particles, correction = task.propose_twisted(state.particles, state.step, factor)
+        state.particles.values["correction"] = state.particles.values["correction"] + correction
+
+
+@register("tds")
+@dataclass(frozen=True)
+class TDS(SMC):
+    """Twisted diffusion sampler: proposals that follow the gradient of the reward, corrected exactly by weights.
+
+    Options are those of :class:`SMC`; resampled at every step, with the ancestral kernel by default.
+    """
+
+    threshold: float = 1.0
+    twist: float = 1.0
+
+    source: ClassVar[str] = "Wu et al. 2023, Practical and asymptotically exact conditional sampling (TDS)"
+    solver: ClassVar[FixedGridSolver] = solver("ddpm")
+
+
+@register("das")
+@dataclass(frozen=True)
+class DAS(SMC):
+    """Diffusion alignment as sampling: twisted proposals, tempered, so that rewards are not over-optimised.
+
+    Options are those of :class:`SMC`.
+    """
+
+    scheme: str = "ssp"
+    ladder: Any = "exponential"
+    twist: float = 1.0
+
+    source: ClassVar[str] = "Kim, Kim & Park 2025, Test-time alignment without reward over-optimization (DAS)"
+    solver: ClassVar[FixedGridSolver] = solver("ddpm")
