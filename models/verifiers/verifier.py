@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ArgumentError, DtypeError, NotFiniteError, PushforwardError, ShapeError
-from .context import check_context
+from .context import check_context, take_rows
 from .describe import describe
 
 Where: TypeAlias = str | Callable[[int], str]
@@ -91,7 +91,7 @@ def evaluate(reward: Verifier, x: Tensor, context: Any = None, *, where: Where =
         return torch.empty(0, dtype=torch.float64)
     with torch.no_grad():
         values = as_rows(reward, reward(x, context), x.shape[0], where)
-    return check_values(reward, values.detach().to("cpu", torch.float64), where)
+    return check_values(reward, values.detach().to("cpu", torch.float64), x, context, where)
 
 
 def evaluate_with_graph(reward: Verifier, x: Tensor, context: Any = None, *, where: Where = "") -> Tensor:
@@ -133,20 +133,45 @@ def evaluate_with_graph(reward: Verifier, x: Tensor, context: Any = None, *, whe
             raise _no_graph(f"{_at(where)}reward {name_of(reward)} returned numbers without a graph")
         wide = torch.promote_types(values.dtype, torch.float32)
         values = values.to(x.device, wide)
-    check_values(reward, values.detach().to("cpu", torch.float64), where)
+    check_values(reward, values.detach().to("cpu", torch.float64), x, context, where)
     return values
 
 
 def scores(reward: Verifier, x: Tensor, context: Any) -> Tensor:
     """What a combinator asks of its parts: float64 [B] on the device of x, with the graph if there is one.
 
+    NaN and infinities pass: :func:`evaluate` sees them in the end, knows their row, and finds the part.
+
     Raises:
-        ShapeError, DtypeError, NotFiniteError: As :func:`evaluate`, naming the part; infinities pass.
+        ShapeError, DtypeError: As :func:`evaluate`, naming the part.
     """
-    values = as_rows(reward, reward(x, context), x.shape[0], "")
-    if bool(values.isnan().any()):
-        check_values(reward, values.detach().to("cpu", torch.float64), "")
-    return values.to(x.device, torch.float64)
+    return as_rows(reward, reward(x, context), x.shape[0], "").to(x.device, torch.float64)
+
+
+def culprit(reward: Verifier, x: Tensor, context: Any, row: int) -> Verifier:
+    """The innermost part that is NaN or +inf at a row, found by asking the parts again."""
+    one, its = x[row : row + 1].detach(), take_rows(context, [row], x.shape[0])
+    with torch.no_grad():
+        for part in getattr(reward, "parts", ()):
+            value = as_rows(part, part(one, its), 1, "").double()
+            if bool(value.isnan() | (value == math.inf)):
+                return culprit(part, one, its, 0)
+    return reward
+
+
+def check_reward(reward: Any, argument: str = "reward") -> None:
+    """Refuse what is no reward.
+
+    Raises:
+        ArgumentError: It is not callable, or says that lower is better.
+    """
+    if not callable(reward):
+        raise ArgumentError(argument, got=type(reward).__name__, expected="a function of (x, context)")
+    if getattr(reward, "higher_is_better", True) is False:
+        hint = "Wrap it: lower_is_better(reward)"
+        raise ArgumentError(
+            f"{argument} {name_of(reward)}", got="lower is better", expected="higher is better", hint=hint
+        )
 
 
 def check_call(reward: Any, x: Any, context: Any) -> None:
@@ -156,11 +181,7 @@ def check_call(reward: Any, x: Any, context: Any) -> None:
         ArgumentError: The reward is not callable or a loss; x is no tensor.
         ShapeError: x has no batch; the context has other rows.
     """
-    if not callable(reward):
-        raise ArgumentError("reward", got=type(reward).__name__, expected="a function of (x, context)")
-    if getattr(reward, "higher_is_better", True) is False:
-        hint = "Wrap it: lower_is_better(reward)"
-        raise ArgumentError(f"reward {name_of(reward)}", got="lower is better", expected="higher is better", hint=hint)
+    check_reward(reward)
     if not isinstance(x, Tensor):
         raise ArgumentError("x", got=type(x).__name__, expected="a tensor [B, *D]")
     if x.ndim == 0:
@@ -189,17 +210,19 @@ def as_rows(reward: Any, returned: Any, rows: int, where: Where) -> Tensor:
     return returned
 
 
-def check_values(reward: Any, values: Tensor, where: Where) -> Tensor:
+def check_values(reward: Any, values: Tensor, x: Tensor, context: Any, where: Where) -> Tensor:
     """The values, float64 [B] on the CPU, if none is NaN or +inf."""
     bad = values.isnan() | (values == math.inf)
     if bool(bad.any()):
         row, count = int(bad.nonzero()[0]), int(bad.sum())
         kind = "NaN" if bool(values[row].isnan()) else "+inf"
         others = f" ({count} rows are NaN or +inf)" if count > 1 else ""
+        part = culprit(reward, x, context, row)
         raise NotFiniteError(
             f"{_at(where, row)}reward {name_of(reward)}",
             got=f"{kind} in row {row} of {len(values)}{others}",
             expected="finite numbers, or -inf for a forbidden sample",
+            hint=None if part is reward else f"It comes from {name_of(part)}",
         )
     return values
 

@@ -1,0 +1,98 @@
+"""Rewards of pictures for searches that move latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...errors import ArgumentError, ShapeError
+from .describe import Described
+from .verifier import Verifier, as_rows, check_reward, is_differentiable, is_rowwise
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class LatentDecoder(Described):
+    r"""The decoder of a diffusers autoencoder as a function of scaled latents.
+
+    .. math:: x = \mathrm{decode}(z / s + b)
+
+    with s and b the ``scaling_factor`` and ``shift_factor`` of its configuration (1 and 0 where it has none).
+
+    Args:
+        vae: An object with ``decode(latents, return_dict=False)`` returning a tuple, and a ``config``.
+
+    Raises:
+        ArgumentError: It has no ``decode``.
+    """
+
+    vae: Any
+
+    def __post_init__(self) -> None:
+        if not callable(getattr(self.vae, "decode", None)):
+            raise ArgumentError("vae", got=type(self.vae).__name__, expected="an object with decode")
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        """Pictures [B, C, H, W], for most autoencoders in [-1, 1], of latents [B, C', H', W']; in the vae's dtype."""
+        config = getattr(self.vae, "config", None)
+        scale = getattr(config, "scaling_factor", None) or 1.0
+        shift = getattr(config, "shift_factor", None) or 0.0
+        like = next(self.vae.parameters(), latents) if isinstance(self.vae, nn.Module) else latents
+        return self.vae.decode((latents / scale + shift).to(like), return_dict=False)[0]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Decoded(Described):
+    r"""A reward of decoded samples.
+
+    .. math:: r'(z) = r(\mathrm{decode}(z))
+
+    Range and differentiability are those of the reward, if ``decode`` keeps the graph. Any map of rows will do as
+    ``decode``: an autoencoder's, a clamp, a change of units. Decoding dominates the memory of a search on latents:
+    ``Batched(Decoded(...), rows)`` bounds it.
+
+    Args:
+        reward: Of what ``decode`` returns.
+        decode: Maps z [B, *D] to [B, *D'].
+
+    Raises:
+        ArgumentError: One of them is not callable.
+        ShapeError: When called, ``decode`` returned another number of rows.
+
+    Example:
+        >>> Decoded(lambda x, context: x.sum(1), torch.exp)(torch.zeros(1, 3))
+        tensor([3.])
+    """
+
+    reward: Verifier
+    decode: Callable[[Tensor], Tensor]
+
+    def __post_init__(self) -> None:
+        check_reward(self.reward)
+        if not callable(self.decode):
+            raise ArgumentError("decode", got=type(self.decode).__name__, expected="a function of latents")
+
+    @classmethod
+    def from_vae(cls, reward: Verifier, vae: Any) -> Decoded:
+        """For the latents of a diffusers pipeline, scaled as its network sees them."""
+        return cls(reward, LatentDecoder(vae))
+
+    @property
+    def differentiable(self) -> bool | None:
+        """As the reward."""
+        return is_differentiable(self.reward)
+
+    @property
+    def rowwise(self) -> bool:
+        """As the reward."""
+        return is_rowwise(self.reward)
+
+    def __call__(self, x: Tensor, context: Any = None) -> Tensor:
+        """Rewards [B], as the reward returns them."""
+        decoded = self.decode(x)
+        if not isinstance(decoded, Tensor) or decoded.ndim == 0 or decoded.shape[0] != x.shape[0]:
+            got = list(decoded.shape) if isinstance(decoded, Tensor) else type(decoded).__name__
+            raise ShapeError("decoded samples", got=got, expected=f"a tensor of {x.shape[0]} rows")
+        return as_rows(self.reward, self.reward(decoded, context), x.shape[0], "")
