@@ -81,7 +81,7 @@ class CLIPSimilarity(Described):
         """With the tokenizer, size, mean and standard deviation of a processor (``CLIPProcessor`` of transformers).
 
         Raises:
-            ArgumentError: The processor lacks one of them.
+            ArgumentError: The processor lacks one of them, or crops to another size than it resizes to.
         """
         pictures = getattr(processor, "image_processor", None)
         facts: dict[str, Any] = {name: getattr(pictures, name, None) for name in ("image_mean", "image_std", "size")}
@@ -91,6 +91,10 @@ class CLIPSimilarity(Described):
             raise ArgumentError("processor", got=f"one without {', '.join(missing)}", expected="a CLIPProcessor")
         crop = "shortest_edge" in facts["size"]
         side = facts["size"]["shortest_edge" if crop else "height"]
+        cropped = getattr(pictures, "crop_size", None)
+        if crop and cropped is not None and cropped["height"] != side:
+            expected = f"the size it resizes to, {side}, as CLIP has it"
+            raise ArgumentError("processor.crop_size", got=cropped["height"], expected=expected)
         mean, std = tuple(facts["image_mean"]), tuple(facts["image_std"])
         return cls(model, facts["tokenizer"], prompt, side, mean, std, crop)
 

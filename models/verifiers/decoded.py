@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...errors import ArgumentError, ShapeError
 from .describe import Described
@@ -36,11 +36,11 @@ class LatentDecoder(Described):
 
     def __call__(self, latents: Tensor) -> Tensor:
         """Pictures [B, C, H, W], for most autoencoders in [-1, 1], of latents [B, C', H', W']; in the vae's dtype."""
-        config = getattr(self.vae, "config", None)
+        vae, config = self.vae, getattr(self.vae, "config", None)
         scale = getattr(config, "scaling_factor", None) or 1.0
         shift = getattr(config, "shift_factor", None) or 0.0
-        like = next(self.vae.parameters(), latents) if isinstance(self.vae, nn.Module) else latents
-        return self.vae.decode((latents / scale + shift).to(like), return_dict=False)[0]
+        weight = next(vae.parameters(), latents) if hasattr(vae, "parameters") else latents
+        return vae.decode((latents / scale + shift).to(weight), return_dict=False)[0]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
