@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
@@ -130,6 +129,8 @@ class Holes(Described):
         return torch.tensor(found, dtype=torch.float64, device=x.device)
 
     def _holes(self, picture: np.ndarray[Any, Any]) -> int:
+        from scipy import ndimage  # a quarter of a second, which the import of the library need not cost
+
         # One pixel of paper around: all regions that reach the border are then one, which is no hole.
         paper = np.pad(picture <= self.threshold, 1, constant_values=True)
         regions = np.zeros(paper.shape, dtype=np.int32)
