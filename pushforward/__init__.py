@@ -24,7 +24,6 @@ from .solvers import (
     log_density,
     optimise_grid,
     sample_with_log_density,
-    search,
     solve_ensemble,
     solve_ode,
     solve_sde,
@@ -32,6 +31,7 @@ from .solvers import (
 )
 from .solvers.interop import odeint, odeint_adjoint, odeint_event
 from .solvers.interop.torchsde import sdeint
+from .solvers.search import search
 
 __version__ = "0.1.0"
 

@@ -5,7 +5,7 @@ if (
 ):  # on sys.path by accident (a checkout as working directory): look like an unrelated, empty module
     __version__ = "0"
 else:
-    from . import adaptive, brownian, ensemble, exponential, interop, likelihood, ode, parallel, particles, sde
+    from . import adaptive, brownian, ensemble, exponential, interop, likelihood, ode, parallel, particles, sde, search
     from .adaptive import Controller, Event, Solution, Status, solve_ode
     from .brownian import BrownianTree, solve_sde
     from .ensemble import solve_ensemble
@@ -38,7 +38,6 @@ else:
     from .likelihood import LogDensity, log_density, sample_with_log_density
     from .plan import Cost, Expression, Plan, StepBuilder
     from .sde import Diffusion
-    from .search import search
     from .solver import FixedGridSolver, plan, register, solver, solvers
 
     __all__ = [

@@ -1,0 +1,176 @@
+"""What does a budget of network evaluations buy on the bundled digits, method by method, reward by reward?
+
+Unconditional samples of digits28-small are searched for 64 wishes (requests), each a real digit that no training has
+seen. Three rewards: minus the mean squared distance to that digit's ink (smooth), minus the violated cells of its
+drawing on a 7 x 7 grid (flat with jumps), and the log-probability that classifier A gives to its class. The reward is
+that of the finished sample. Held out, outside the search: the probability that classifier B gives to the class.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import pushforward as pf
+from pushforward.models import verifiers
+from pushforward.models.training.digits import load_digits28
+from pushforward.solvers.search import DAS, SMC, SVDD, TDS, CoDe, Method, RolloverBudgetForcing, method
+
+BUDGETS = (50, 100, 200, 500, 1000)
+SEEDS = 64
+VP = {"path": "vp", "grid": "circular", "steps": 10}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A reward with the strength at which particle methods weigh by it."""
+
+    reward: Callable[..., Any]
+    strength: float
+    smooth: bool
+
+
+def methods(wish: Wish) -> dict[str, tuple[Method, dict[str, Any]]]:
+    """Every method with the sampler that suits it; weights are those of each method's paper, strengths of the reward."""
+    found: dict[str, tuple[Method, dict[str, Any]]] = {
+        "best of N": (method("best_of_n"), {"steps": 10}),
+        "random": (method("random"), {"steps": 10}),
+        "zero order": (method("zero_order"), {"steps": 10}),
+        "paths": (method("paths"), {"steps": 10}),
+        "SMC": (SMC(strength=wish.strength), {"steps": 10}),
+        "CoDe": (CoDe(finish=4), VP),
+        "SVDD": (SVDD(finish=4), VP),
+        "RBF": (RolloverBudgetForcing(finish=4), {}),
+    }
+    if wish.smooth:
+        found["TDS"] = TDS(strength=wish.strength), {"steps": 10}
+        found["DAS"] = DAS(strength=wish.strength), {"steps": 10}
+    return {label: entry for label, entry in found.items() if entry is not None}
+
+
+def wishes() -> tuple[dict[str, Wish], dict[str, torch.Tensor]]:
+    """The rewards, and their contexts: a real digit for each seed."""
+    _, held_out, _ = load_digits28()
+    chosen = torch.cat([(held_out.labels == label).nonzero()[: math.ceil(SEEDS / 10), 0] for label in range(10)])
+    chosen = chosen.reshape(10, -1).T.reshape(-1)[:SEEDS]
+    digits = held_out.images[chosen]
+    cells = torch.nn.functional.adaptive_avg_pool2d(verifiers.ink_of(digits), (7, 7))[:, 0] > 0.25
+    context = {"reference": digits, "blocks": 2 * cells.long() - 1, "label": held_out.labels[chosen]}
+    rewards = {
+        "similarity": Wish(verifiers.Similarity(measure="squared"), 200.0, smooth=True),
+        "blocks": Wish(verifiers.InkBlocks(), 1.0, smooth=False),
+        "classifier": Wish(verifiers.ClassProbability("digits28-classifier-a"), 1.0, smooth=True),
+    }
+    return rewards, context
+
+
+def measure(path: Path, only: list[str], budgets: list[int]) -> None:
+    """Fill the file with what is missing in it, row by row."""
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    done = {(row["reward"], row["method"], row["budget"]) for row in rows}
+    model = pf.models.load("digits28-small")
+    nobody = torch.tensor([pf.models.card("digits28-small")["null_id"]])
+    held_out = verifiers.ClassProbability("digits28-classifier-b", log=False)
+    rewards, context = wishes()
+    for name, wish in rewards.items():
+        if only and name not in only:
+            continue
+        for label, (chosen, options) in methods(wish).items():
+            for budget in budgets:
+                if (name, label, budget) in done:
+                    continue
+                started = time.perf_counter()
+                try:
+                    result = pf.search(
+                        model,
+                        wish.reward,
+                        budget,
+                        shape=(SEEDS, 1, 28, 28),
+                        method=chosen,
+                        condition={"label": nobody},
+                        context=context,
+                        held_out=held_out,
+                        batch=256,
+                        **options,
+                    )
+                except pf.errors.BudgetError as error:
+                    print(f"{name}, {label}, {budget}: {error}", flush=True)
+                    continue
+                row = {"reward": name, "method": label, "budget": budget, "nfe": int(result.ledger.nfe.max())}
+                for key, values in (("value", result.best), ("held_out", result.held_out[:, 0])):
+                    row[key], row[f"{key}_se"] = values.mean().item(), values.std().item() / SEEDS**0.5
+                if result.look_ahead is not None:
+                    row["look_ahead"] = result.look_ahead.amax(1).mean().item()
+                row["each"] = result.best.tolist()
+                row["seconds"] = time.perf_counter() - started
+                rows.append(row)
+                print({k: v for k, v in row.items() if k != "each"}, flush=True)
+                path.write_text(json.dumps({"rows": rows}))
+
+
+def table(rows: list[dict[str, Any]], reward: str, key: str) -> Table:
+    """Methods down, budgets across."""
+    mine = [row for row in rows if row["reward"] == reward]
+    found = Table("method", *(str(b) for b in BUDGETS), title=f"{reward}: {key}")
+    for name in dict.fromkeys(row["method"] for row in mine):
+        cells = {row["budget"]: f"{row[key]:.4g} ± {row[f'{key}_se']:.2g}" for row in mine if row["method"] == name}
+        found.add_row(name, *(cells.get(budget, "") for budget in BUDGETS))
+    return found
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Reward searched (above) and held-out verifier (below) against evaluations."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = list(dict.fromkeys(row["reward"] for row in rows))
+    figure, axes = pyplot.subplots(2, len(names), figsize=(4.4 * len(names), 7), sharex=True, squeeze=False)
+    for column, reward in enumerate(names):
+        for label in dict.fromkeys(row["method"] for row in rows):
+            mine = sorted((r for r in rows if (r["reward"], r["method"]) == (reward, label)), key=lambda r: r["budget"])
+            for axis, key in zip(axes[:, column], ("value", "held_out"), strict=True):
+                at, values = [r["budget"] for r in mine], [r[key] for r in mine]
+                axis.errorbar(at, values, [r[f"{key}_se"] for r in mine], label=label, marker="o", markersize=3)
+        axes[0, column].set_title(reward)
+        axes[1, column].set_xlabel("network evaluations")
+        axes[0, column].set_xscale("log")
+    axes[0, 0].set_ylabel("reward of the finished sample")
+    axes[1, 0].set_ylabel("held out: probability by classifier B")
+    axes[0, -1].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Measure what is missing, then print and draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, default=Path("search_digits.json"), help="rows; those in it are kept")
+    parser.add_argument("--only", nargs="*", default=[], help="rewards")
+    parser.add_argument("--budgets", nargs="*", type=int, default=list(BUDGETS))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--plot", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    measure(arguments.json, arguments.only, arguments.budgets)
+    rows = json.loads(arguments.json.read_text())["rows"]
+    for reward in dict.fromkeys(row["reward"] for row in rows):
+        for key in ("value", "held_out"):
+            Console().print(table(rows, reward, key))
+    if arguments.plot:
+        plot(rows, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()
