@@ -12,11 +12,14 @@ from torch import Tensor
 from ... import kernels
 from ...errors import ArgumentError
 from ..particles import Particles
+from ..particles.population import SLOTS
+from ..particles.shard import ids_of
 from .finish import check_searchable, finish_cost, finish_plan
 from .method import Method, Outcome, State, affordable, at_least, register
 from .task import Task
 
 CANDIDATES = 2**20  # a chain's candidates have slots chain * 2^20 + candidate, the same however many there are
+CHAINS = SLOTS // CANDIDATES
 
 
 @dataclass(kw_only=True)
@@ -27,14 +30,16 @@ class Chains(State):
         candidates: M, continuations of each chain.
         particles: The chains, S C of them; within a block, M copies of each. ``step`` counts the steps that they made.
         within: Whether they are in a block.
-        values: Rewards of the chains' last look, float64 [S C]; empty before the first.
+        look: Rewards of the chains' last clean estimates, float64 [S C]; None before the first choice among those.
+        values: Rewards of the finished chains, float64 [S C]; None until they are.
 
     """
 
     candidates: int
     particles: Particles
     within: bool
-    values: Tensor
+    look: Tensor | None = None
+    values: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -44,11 +49,12 @@ class Blockwise(Method):
     A continuation m of chain c is weighed by :math:`r(D(x^{(m)}, t))`, and chosen with probability proportional to
     :math:`e^{r / \beta}`; for beta = 0 it is the best one. After the last block the finished sample is scored instead.
     What the network returned for the chosen one is used again. The sample of a chain does not depend on the others,
-    and candidate m is the same for every M.
+    and candidate m is the same for every M. Where the reward forbids all of them (-inf), the first goes on. When the
+    time is up, so does the first, without a look.
 
     Attributes:
-        chains: C independent chains of each request.
-        candidates: M; by default as many as the budget pays for.
+        chains: C independent chains of each request, at most 4096.
+        candidates: M, at most 2^20; by default as many as the budget pays for.
         block: Steps between choices.
         beta: Temperature of the choice, at least 0; infinite chooses blindly.
         start: Whether the candidates of the first block start from one noise ("shared") or each from its own
@@ -68,8 +74,8 @@ class Blockwise(Method):
     finish_solver: str = "ddim"
 
     def __post_init__(self) -> None:
-        at_least("chains", self.chains, 1)
-        at_least("candidates", self.candidates, 1)
+        at_least("chains", self.chains, 1, most=CHAINS)
+        at_least("candidates", self.candidates, 1, most=CANDIDATES)
         at_least("block", self.block, 1)
         at_least("finish", self.finish, 0)
         if not self.beta >= 0:
@@ -79,30 +85,28 @@ class Blockwise(Method):
 
     def begin(self, task: Task) -> Chains:
         """Draw the chains' noises and evaluate them."""
-        steps = len(task.transitions)
+        steps, shared = len(task.transitions), self.start == "shared"
+        if steps < 2 and self.finish:
+            raise ArgumentError("steps", got=steps, expected="at least 2: the finish replaces the last")
         if self.block > steps:
             raise ArgumentError("block", got=self.block, expected=f"at most the {steps} steps")
         fixed, each = self.cost(task)
-        m = affordable(task, "candidates", self.candidates, fixed=fixed, each=each)
-        if m > CANDIDATES:
-            if self.candidates is not None:
-                raise ArgumentError("candidates", got=m, expected=f"at most {CANDIDATES}")
-            m = CANDIDATES
+        m = min(affordable(task, "candidates", self.candidates, fixed=fixed, each=each), CANDIDATES)
         if m > 1:
-            check_searchable(task, self.finish)
+            check_searchable(task)
         origins = torch.arange(self.chains) * CANDIDATES
-        shared = self.start == "shared"
         slots = origins if shared else (origins[:, None] + torch.arange(m)).reshape(-1)
         particles = task.evaluate(task.start(slots), 0, "initial")
-        return Chains(candidates=m, particles=particles, within=not shared, values=torch.empty(0, dtype=torch.float64))
+        return Chains(candidates=m, particles=particles, within=not shared)
 
     def cost(self, task: Task) -> tuple[tuple[int, int], tuple[int, int]]:
         """Evaluations and rewards of each request: fixed, and for each candidate of the chains."""
-        steps, c = len(task.transitions), self.chains
-        shared = self.start == "shared"
+        steps, c, shared = len(task.transitions), self.chains, self.start == "shared"
         looks = math.ceil((steps - bool(self.finish)) / self.block)
-        fixed = (c * (shared + finish_cost(task, self)), c * bool(self.finish))
-        return fixed, (c * (steps - shared), c * looks)
+        first = (steps - 1) % self.block == 0 and (shared or steps > 1)  # the last step is the first of its block
+        alone = not self.finish and first and task.transitions[-1].noise == 0
+        fixed = (c * (shared + finish_cost(task, self)), c * (bool(self.finish) + alone))
+        return fixed, (c * (steps - shared), c * (looks - alone))
 
     def advance(self, task: Task, state: Chains) -> None:
         """One step of all continuations; at the end of a block, a choice."""
@@ -113,29 +117,40 @@ class Blockwise(Method):
             task.note("finish", last, state.values, finished=True)
             state.done = True
             return
-        copies = state.particles
-        if not state.within:  # a step without noise needs no second candidate, nor one when the time is up
-            alone = task.transitions[step].noise == 0 or task.out_of_time
-            copies = branch(copies, 1 if alone else state.candidates)
-        copies = task.propose(copies, step)
-        ends = step == last
+        hurry, ends = task.out_of_time, step == last
+        copies = task.propose(self.copies(task, state, hurry), step)
         if not ends:
             copies = task.evaluate(copies, step + 1)
         state.step += 1
-        if state.step % self.block == 0 or ends or (self.finish and state.step == last):
+        closed = state.step % self.block == 0 or (self.finish and state.step == last)
+        if ends or (closed and not hurry):
             values = task.score(copies, last, "search") if ends else task.look_ahead(copies, step + 1)
             task.note("search", min(step + 1, last), values, finished=ends)
-            chains = len(task.requests) * self.chains
-            chosen = choose(task, values.reshape(chains, -1), self.beta, step, copies)
-            state.particles = copies.take(chosen, copies.slot[chosen] // CANDIDATES * CANDIDATES)
-            state.values, state.within = values[chosen], False
-        else:
-            state.particles, state.within = copies, True
-        state.done = ends
+            chosen = choose(task, values.reshape(len(task.requests) * self.chains, -1), self.beta, step, copies)
+            copies = copies.take(chosen, copies.slot[chosen] // CANDIDATES * CANDIDATES)
+            if ends:
+                state.values = values[chosen]
+            else:
+                state.look = values[chosen]
+        state.particles, state.within, state.done = copies, not (closed or hurry), ends
+
+    def copies(self, task: Task, state: Chains, hurry: bool) -> Particles:
+        """The continuations that make the next step: one of a chain without noise ahead, or when the time is up."""
+        particles, m = state.particles, state.candidates
+        if not state.within:
+            alone = hurry or task.transitions[state.step].noise == 0
+            return branch(particles, 1 if alone else m)
+        if not hurry:
+            return particles
+        first = torch.arange(0, len(particles), m)
+        return particles.take(first, particles.slot[first])
 
     def outcome(self, task: Task, state: Chains) -> Outcome:
         """The chains."""
-        return Outcome(state.particles, state.values.reshape(len(task.requests), -1))
+        assert state.values is not None, "the last step scores"
+        shape = (len(task.requests), self.chains)
+        look = None if state.look is None else state.look.reshape(shape)
+        return Outcome(state.particles, state.values.reshape(shape), look)
 
 
 @register("svdd")
@@ -170,14 +185,17 @@ def branch(chains: Particles, candidates: int) -> Particles:
 
 
 def choose(task: Task, table: Tensor, beta: float, step: int, copies: Particles) -> Tensor:
-    r"""Rows chosen, one for each chain [R, M]: the first of the best, or a draw from :math:`e^{r / \beta}`."""
+    r"""Rows chosen, one for each chain [R, M]: the best, or a draw from :math:`e^{r / \beta}`; of equals the first.
+
+    The draw is the largest of :math:`r_m + \beta g_m` with Gumbel variates g keyed by chain and step, which needs no
+    exponential: a small beta does not overflow, and candidates that are added do not change the others' variates.
+    """
     candidates = table.shape[1]
     offset = candidates * torch.arange(len(table))
-    if beta == 0 or candidates == 1:
-        return table.argmax(1) + offset
-    keys = task.requests[copies.request[offset]].bitwise_left_shift(32) + copies.slot[offset]
-    draw = kernels.Draw(kernels.PURPOSE_CATEGORICAL, step)
-    uniform = kernels.uniform((len(table), 1), seed=task.seed, draw=draw, samples=keys, dtype=torch.float64)
-    weights = (table / beta).nan_to_num(nan=-torch.inf).softmax(1) if math.isfinite(beta) else torch.ones_like(table)
-    sums = weights.cumsum(1)
-    return torch.searchsorted(sums, uniform * sums[:, -1:], right=True)[:, 0].clamp(max=candidates - 1) + offset
+    if beta > 0 and candidates > 1:
+        keys = ids_of(task.requests, copies.request[offset], copies.slot[offset])
+        draw = kernels.Draw(kernels.PURPOSE_CATEGORICAL, step)
+        u = kernels.uniform((len(table), candidates), seed=task.seed, draw=draw, samples=keys, dtype=torch.float64)
+        told = table / max(beta, 1.0) if math.isfinite(beta) else torch.zeros_like(table)
+        table = told - min(beta, 1.0) * (-u.log()).log()
+    return table.argmax(1) + offset

@@ -52,15 +52,14 @@ def finish_cost(task: Task, method: Finishing) -> int:
     return found.nfe - 1
 
 
-def check_searchable(task: Task, finish: int) -> None:
+def check_searchable(task: Task) -> None:
     """Refuse candidates that would all be the same.
 
     Raises:
         ArgumentError: A step before the last draws no noise.
     """
-    last = len(task.transitions) - 1
-    for index, step in enumerate(task.transitions):
-        if step.noise == 0 and (index < last):
+    for index, step in enumerate(task.transitions[:-1]):
+        if step.noise == 0:
             got = f"{task.transitions.solver}, whose step {index} at t = {step.time:.4g} draws no noise"
             hint = "For instance 'euler_maruyama' or 'ddpm', or candidates=1"
             raise ArgumentError("solver", got=got, expected="a step whose candidates differ", hint=hint)

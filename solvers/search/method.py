@@ -174,7 +174,9 @@ def affordable(
     return min(counts) if counts else int(otherwise or 0)
 
 
-def at_least(name: str, value: int | None, lowest: int) -> None:
-    """Raise unless ``value`` is None or an integer of at least ``lowest``."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < lowest):
-        raise ArgumentError(name, got=repr(value), expected=f"an integer, at least {lowest}")
+def at_least(name: str, value: int | None, lowest: int, *, most: int | None = None) -> None:
+    """Raise unless ``value`` is None or an integer of at least ``lowest``, and at most ``most``."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if value is not None and not (whole and lowest <= value and (most is None or value <= most)):
+        expected = f"an integer, at least {lowest}" if most is None else f"an integer from {lowest} to {most}"
+        raise ArgumentError(name, got=repr(value), expected=expected)

@@ -159,7 +159,7 @@ class RolloverBudgetForcing(Method):
         rows = len(task.requests) * self.chains
         table = torch.tensor([self.quotas(share, times) for share in shares]).repeat(len(task.requests), 1)
         if (table > 1).any():
-            check_searchable(task, self.finish)
+            check_searchable(task)
         slots = torch.arange(self.chains)[:, None] * CANDIDATES + torch.arange(initial)
         particles = task.evaluate(task.start(slots.reshape(-1)), 0, "initial")
         values = task.look_ahead(particles, 0, "initial")
