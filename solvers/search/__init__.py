@@ -4,6 +4,7 @@ from .best_of_n import BestOfN
 from .blockwise import SVDD, Blockwise, CoDe
 from .budget import Budget, Entry, Ledger
 from .method import Method, Outcome, State, method, methods, register
+from .neighbours import neighbours
 from .result import SearchResult
 from .rollover import RolloverBudgetForcing
 from .search import search
@@ -32,6 +33,7 @@ __all__ = [
     "Trace",
     "method",
     "methods",
+    "neighbours",
     "register",
     "search",
 ]
