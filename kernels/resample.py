@@ -225,7 +225,7 @@ def reference(
         first = survival_word(particles)
         words = philox.words(first + 2 * particles, seed=noise.seed, draw=noise.draw, samples=samples)
         high, low = words[:, first:].reshape(rows, particles, 2).unbind(-1)
-        copies, left = (uniform_below(high, low, w.new_tensor(2**bits)) < w).long(), w
+        copies, left = (uniform_below(high, low, 2**bits) < w).long(), w
         draws = count - copies.sum(1, keepdim=True)
     else:
         copies, left = _divide(w, count, total[:, None])
@@ -265,8 +265,8 @@ def native(log_weights: Tensor, scheme: str, count: int, noise: Noise) -> tuple[
     return ancestors, weights, maximum, total, squares
 
 
-def uniform_below(high: Tensor, low: Tensor, total: Tensor) -> Tensor:
-    """Integer part of total times the number 0.(high)(low) in base 2^32, by long multiplication; total < 2^62.
+def uniform_below(high: Tensor, low: Tensor, total: Tensor | int) -> Tensor:
+    """Integer part of total times the number 0.(high)(low) in base 2^32, by long multiplication; total <= 2^62.
 
     Example:
         >>> high, low = torch.tensor([2**31]), torch.tensor([0])  # one half

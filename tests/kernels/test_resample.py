@@ -13,7 +13,7 @@ from pushforward import errors
 from pushforward.kernels import PURPOSE_RESAMPLING, RESAMPLING_SCHEMES, Draw, Noise, backend, philox, resample
 from pushforward.kernels.dispatch import implementation, implementing, native_module
 from pushforward.kernels.exponential import exponential, to_fixed
-from pushforward.kernels.resample import weight_bits
+from pushforward.kernels.resample import _divide, weight_bits
 
 VARIANTS = variants("resample")
 OTHERS = [name for name in VARIANTS if name != "reference"]
@@ -224,6 +224,16 @@ def test_how_far_counts_are_from_expectation(trials):
     assert (trials["residual"] >= (8 * WEIGHTS).floor()).all()
 
 
+@given(total=st.integers(1, 2**62), part=st.floats(0, 1), count=st.integers(1, 2**31), nudge=st.integers(-2, 2))
+def test_division_of_products_that_need_93_bits(total, part, count, nudge):
+    """Where the quotient is a whole number too, or next to it."""
+    q = int(part * count)
+    for w in (int(part * total), -(-q * total // count) + nudge, total):
+        w = min(max(w, 0), total)
+        quotient, rest = _divide(torch.tensor([w]), count, torch.tensor([total]))
+        assert (int(quotient), int(rest)) == divmod(w * count, total)
+
+
 def serial_sampling(weights, count, uniforms):
     """The algorithm of Gerber, Chopin and Whiteley in fractions: children, for a uniform number of each later particle.
 
@@ -280,7 +290,7 @@ def test_killing_keeps_the_best_and_replaces_the_dead():
     assert abs(share.mean() - lost) < 4 * share.std() / 20
 
 
-@pytest.mark.parametrize("particles", [1, 2, 7, 1000, 4097])
+@pytest.mark.parametrize("particles", [1, 2, 7, 1000, 1024, 4097])  # with 1024 the sum of the weights is 2^62 itself
 @pytest.mark.parametrize("scheme", ["systematic", "stratified", "residual", "ssp", "killing"])
 def test_equal_weights_keep_everyone(scheme, particles):
     result = resample(torch.full((3, particles), -2.5), scheme, **KEY)
