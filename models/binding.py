@@ -44,6 +44,11 @@ class BoundModel:
         self._times: dict[tuple[float, int, torch.device, torch.dtype], Tensor] = {}
         self._double: Tensor | None = None
 
+    @property
+    def conditions(self) -> Mapping[str, dict[str, Any] | None]:
+        """What each branch is bound to; None where there is no such branch."""
+        return self._conditions
+
     def evaluate(self, x: Tensor, t: float, branches: Branches = (CONDITIONAL,)) -> tuple[Tensor, ...]:
         """One raw output for each branch, cast back to the dtype of x if the network has its own.
 

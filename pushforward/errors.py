@@ -58,7 +58,11 @@ class MissingDependencyError(PushforwardError, ImportError):
 
 
 class CorruptFileError(PushforwardError, RuntimeError):
-    """A shipped file whose checksum differs from its card's."""
+    """A file that is not what was written: its checksum differs, or it is cut off."""
+
+
+class CheckpointError(ArgumentError):
+    """A checkpoint of another run than the one that should go on from it; the message says what differs."""
 
 
 class SingularTimeError(ArgumentError):

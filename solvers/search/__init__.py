@@ -3,8 +3,11 @@
 from .best_of_n import BestOfN
 from .blockwise import SVDD, Blockwise, CoDe
 from .budget import Budget, Entry, Ledger
+from .checkpoint import Checkpoint
+from .driver import drive
 from .method import Method, Outcome, State, method, methods, register
 from .neighbours import neighbours
+from .observers import Log, Observer, ProgressBar
 from .result import SearchResult
 from .rollover import RolloverBudgetForcing
 from .search import search
@@ -20,17 +23,22 @@ __all__ = [
     "BestOfN",
     "Blockwise",
     "Budget",
+    "Checkpoint",
     "CoDe",
     "Entry",
     "Ledger",
+    "Log",
     "Method",
+    "Observer",
     "Outcome",
+    "ProgressBar",
     "Record",
     "RolloverBudgetForcing",
     "SearchResult",
     "State",
     "Task",
     "Trace",
+    "drive",
     "method",
     "methods",
     "neighbours",

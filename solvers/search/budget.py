@@ -117,6 +117,8 @@ class Ledger:
         budget: The limits, of each request.
         requests: Their number S.
         entries: One for each (phase, step), in the order in which they first occurred.
+        spent_seconds: Wall time before an interruption.
+        started: The clock when the search began, or went on.
 
     """
 
@@ -124,7 +126,7 @@ class Ledger:
     requests: int
     entries: list[Entry] = field(default_factory=list)
     spent_seconds: float = 0.0
-    started: float = field(default_factory=time.perf_counter, repr=False)
+    started: float = field(default_factory=time.perf_counter, repr=False, metadata={"stored": False})
 
     def charge(
         self,

@@ -61,6 +61,8 @@ class Method(ABC):
         source: Where the method comes from.
         solver, grid, path, steps: What ``search`` samples with unless told otherwise.
         interruptible: Whether it can go the short way to the end when the time is up.
+        stored: Dataclasses that occur in its states, where its module neither defines nor imports them: a checkpoint
+            only holds classes that it can find again.
 
     """
 
@@ -70,6 +72,7 @@ class Method(ABC):
     path: ClassVar[str | None] = None
     steps: ClassVar[int] = 10
     interruptible: ClassVar[bool] = True
+    stored: ClassVar[tuple[type, ...]] = ()
 
     @abstractmethod
     def begin(self, task: Task) -> State:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +18,11 @@ from ..particles import Shard
 from ..solver import FixedGridSolver, plan
 from ..solver import solver as make_solver
 from .budget import Budget, BudgetLike, Ledger
+from .checkpoint import Checkpoint
+from .driver import drive
 from .method import Method, Outcome
 from .method import method as make_method
+from .observers import Log, Observer, ProgressBar
 from .result import SearchResult
 from .task import Reward, Task
 from .trace import Trace
@@ -47,6 +51,12 @@ def search(
     pad: bool = False,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
+    checkpoint: str | Path | None = None,
+    every: int = 1,
+    every_seconds: float = 0.0,
+    progress: bool = False,
+    log: str | Path | None = None,
+    observers: Sequence[Observer] = (),
 ) -> SearchResult:
     """Search for samples of high reward, within a budget of network evaluations.
 
@@ -67,12 +77,21 @@ def search(
         batch: Rows of a network or reward call, at most.
         pad: Fill every network call up to ``batch`` rows, for results that do not depend on the batch by a single bit.
         dtype, device: Of the states; by default float32 and the network's device.
+        checkpoint: A file, with others beside it, in which the search is saved as it goes. If it is there already, the
+            search goes on from it, and returns what it would have returned without the interruption, bit for bit; time
+            spent before counts. See :class:`Checkpoint`.
+        every, every_seconds: Saved after so many advances of the method, if so much time has passed.
+        progress: Show a progress bar on stderr.
+        log: A file for JSON lines, one whenever the search looks at its candidates; see :class:`Log`.
+        observers: Functions of (task, state) that are called after every advance; see :class:`Observer`.
 
     Returns:
         A :class:`SearchResult`.
 
     Raises:
         BudgetError: The budget does not pay for the least that the method needs; says how much would.
+        CheckpointError: The checkpoint is of another search; says what differs.
+        CorruptFileError: A file of the checkpoint is cut off or changed.
         PushforwardError: A named error for every bad argument; what a reward or a network returns is checked.
 
     Example:
@@ -107,11 +126,13 @@ def search(
     )
     if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
         raise ArgumentError("keep", got=repr(keep), expected="an integer, at least 1")
+    watching = [*([ProgressBar()] if progress else []), *([] if log is None else [Log(log)]), *observers]
+    store = None
+    if checkpoint is not None:
+        store = Checkpoint(checkpoint, task, chosen, every=every, every_seconds=every_seconds)
     with torch.no_grad():
-        state = chosen.begin(task)
-        while not state.done:
-            chosen.advance(task, state)
-        return result_of(task, chosen, chosen.outcome(task, state), held_out, keep)
+        outcome = drive(task, chosen, checkpoint=store, observers=watching)
+        return result_of(task, chosen, outcome, held_out, keep)
 
 
 def make_task(
