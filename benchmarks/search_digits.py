@@ -41,7 +41,7 @@ class Wish:
 
 
 def methods(wish: Wish) -> dict[str, tuple[Method, dict[str, Any]]]:
-    """Every method with the sampler that suits it; weights are those of each method's paper, strengths of the reward."""
+    """Every method with the sampler that suits it."""
     found: dict[str, tuple[Method, dict[str, Any]]] = {
         "best of N": (method("best_of_n"), {"steps": 10}),
         "random": (method("random"), {"steps": 10}),

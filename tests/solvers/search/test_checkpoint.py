@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from searches import difference, reward, run, several_advances
+from small_searches import difference, reward, run, several_advances
 from torch import Tensor
 
 from pushforward.errors import ArgumentError, CheckpointError, CorruptFileError
@@ -119,7 +119,7 @@ def test_the_middle_of_a_block_is_saved(tmp_path: Path) -> None:
 CHILD = """
 import os, signal, sys
 import torch
-from searches import reward, run
+from small_searches import reward, run
 from pushforward.solvers.search import RolloverBudgetForcing
 calls = 0
 def deadly(x, context):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from searches import difference, run, several_advances
+from small_searches import difference, run, several_advances
 
 from pushforward.errors import ArgumentError
 from pushforward.solvers.particles import Genealogy

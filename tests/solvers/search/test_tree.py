@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from searches import difference
+from small_searches import difference
 from torch import Tensor
 
 from pushforward.errors import ArgumentError, CorruptFileError
