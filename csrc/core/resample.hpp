@@ -112,7 +112,7 @@ PF_HD int64_t survival_word(int64_t particles) { return 4 * (particles / 4 + 1);
 
 // Whether a particle survives: with probability w / 2^bits, which is the largest of the integer weights.
 PF_HD int64_t survives(int64_t w, uint32_t high, uint32_t low, int bits) {
-  return int64_t(uniform_below(high, low, int64_t(1) << bits) < w);
+  return int64_t(int64_t((uint64_t(high) << 32 | low) >> (64 - bits)) < w);
 }
 
 }  // namespace pushforward::PF_ISA

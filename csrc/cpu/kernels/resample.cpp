@@ -271,7 +271,7 @@ int64_t first_change(const ResampleJob& job, const Unit& unit, int64_t start) {
 }
 
 // Cumulative numbers of children of the unit's particles; returns those of all before. Out of line: inlined into
-// spread it slows the other schemes down, residual resampling of 10^6 particles from 19 to 24 ms.
+// spread it slows the other schemes down, residual resampling by a fifth.
 __attribute__((noinline)) int64_t count_serial(const ResampleJob& job, const Unit& unit, const int64_t* cumulative,
                                                int64_t start, int64_t gains, int64_t* children) {
   uint32_t words[2 * resample_block];
