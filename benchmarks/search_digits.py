@@ -28,7 +28,7 @@ from pushforward.solvers.search import DAS, SMC, SVDD, TDS, CoDe, Method, Rollov
 
 BUDGETS = (50, 100, 200, 500, 1000)
 SEEDS = 64
-VP = {"path": "vp", "grid": "circular", "steps": 10}
+SAMPLER = {"grid": "uniform", "steps": 10}  # on the model's own path: see the page of results
 
 
 @dataclass(frozen=True)
@@ -40,22 +40,21 @@ class Wish:
     smooth: bool
 
 
-def methods(wish: Wish) -> dict[str, tuple[Method, dict[str, Any]]]:
-    """Every method with the sampler that suits it."""
-    found: dict[str, tuple[Method, dict[str, Any]]] = {
-        "best of N": (method("best_of_n"), {"steps": 10}),
-        "random": (method("random"), {"steps": 10}),
-        "zero order": (method("zero_order"), {"steps": 10}),
-        "paths": (method("paths"), {"steps": 10}),
-        "SMC": (SMC(strength=wish.strength), {"steps": 10}),
-        "CoDe": (CoDe(finish=4), VP),
-        "SVDD": (SVDD(finish=4), VP),
-        "RBF": (RolloverBudgetForcing(finish=4), {}),
+def methods(wish: Wish) -> dict[str, Method]:
+    """Every method; the stochastic ones sample the SDE of the same noise, gradients apart, which want the ancestral."""
+    found: dict[str, Method] = {
+        "best of N": method("best_of_n"),
+        "random": method("random", search_steps=5, final_steps=10),
+        "zero order": method("zero_order"),
+        "paths": method("paths"),
+        "SMC": SMC(strength=wish.strength),
+        "CoDe": CoDe(chains=1, finish=4),
+        "SVDD": SVDD(chains=1, finish=4),
+        "RBF": RolloverBudgetForcing(chains=1, finish=4),
     }
     if wish.smooth:
-        found["TDS"] = TDS(strength=wish.strength), {"steps": 10}
-        found["DAS"] = DAS(strength=wish.strength), {"steps": 10}
-    return {label: entry for label, entry in found.items() if entry is not None}
+        found |= {"TDS": TDS(strength=wish.strength), "DAS": DAS(strength=wish.strength)}
+    return found
 
 
 def wishes() -> tuple[dict[str, Wish], dict[str, torch.Tensor]]:
@@ -68,8 +67,8 @@ def wishes() -> tuple[dict[str, Wish], dict[str, torch.Tensor]]:
     context = {"reference": digits, "blocks": 2 * cells.long() - 1, "label": held_out.labels[chosen]}
     rewards = {
         "similarity": Wish(verifiers.Similarity(measure="squared"), 200.0, smooth=True),
-        "blocks": Wish(verifiers.InkBlocks(), 1.0, smooth=False),
-        "classifier": Wish(verifiers.ClassProbability("digits28-classifier-a"), 1.0, smooth=True),
+        "blocks": Wish(verifiers.InkBlocks(), 2.0, smooth=False),
+        "classifier": Wish(verifiers.ClassProbability("digits28-classifier-a"), 2.0, smooth=True),
     }
     return rewards, context
 
@@ -85,7 +84,7 @@ def measure(path: Path, only: list[str], budgets: list[int]) -> None:
     for name, wish in rewards.items():
         if only and name not in only:
             continue
-        for label, (chosen, options) in methods(wish).items():
+        for label, chosen in methods(wish).items():
             for budget in budgets:
                 if (name, label, budget) in done:
                     continue
@@ -101,7 +100,7 @@ def measure(path: Path, only: list[str], budgets: list[int]) -> None:
                         context=context,
                         held_out=held_out,
                         batch=256,
-                        **options,
+                        **SAMPLER,
                     )
                 except pf.errors.BudgetError as error:
                     print(f"{name}, {label}, {budget}: {error}", flush=True)
