@@ -117,7 +117,7 @@ def method(name: str | Method, **options: Any) -> Method:
 
     Example:
         >>> method("best_of_n", candidates=4)
-        BestOfN(candidates=4)
+        BestOfN(candidates=4, chunk=None)
     """
     if isinstance(name, Method):
         if options:

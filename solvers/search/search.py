@@ -98,7 +98,7 @@ def search(
         >>> import pushforward as pf
         >>> model = pf.models.GaussianOracle([0.7], [[0.09]]).model()
         >>> result = pf.search(model, lambda x, _: x[:, 0], 100, shape=(1, 1), method="best_of_n", dtype=torch.float64)
-        >>> result.ledger.nfe, bool(result.best > 1)
+        >>> result.ledger.nfe, bool(result.best > 0.9)
         (array([100]), True)
 
     """

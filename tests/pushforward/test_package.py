@@ -17,7 +17,10 @@ import torch
 import pushforward as pf
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = sorted(m.name for m in pkgutil.walk_packages(pf.__path__, "pushforward.") if not m.name.endswith("_native"))
+PACKAGES = (pf, pf.kernels, pf.models, pf.solvers)  # in an editable install the last three lie in folders of their own
+MODULES = sorted(
+    {m.name for p in PACKAGES for m in pkgutil.walk_packages(p.__path__, f"{p.__name__}.") if "_native" not in m.name}
+)
 
 
 def python(code: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
