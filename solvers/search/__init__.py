@@ -8,6 +8,7 @@ from .driver import drive
 from .method import Method, Outcome, State, method, methods, register
 from .neighbours import neighbours
 from .observers import Log, Observer, ProgressBar
+from .random_search import RandomSearch
 from .result import SearchResult
 from .rollover import RolloverBudgetForcing
 from .search import search
@@ -32,6 +33,7 @@ __all__ = [
     "Observer",
     "Outcome",
     "ProgressBar",
+    "RandomSearch",
     "Record",
     "RolloverBudgetForcing",
     "SearchResult",

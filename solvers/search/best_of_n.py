@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..particles import Particles
+from ..plan import Plan
 from ..solver import FixedGridSolver, solver
 from .method import Method, Outcome, State, affordable, at_least, register
+from .plans import start_of
 from .task import Task
 
 
@@ -19,7 +21,7 @@ class Drawing(State):
     """Candidates so far.
 
     Attributes:
-        candidates: How many there will be for each request.
+        candidates: How many there will be for each request; no more than were drawn once the time is up.
         drawn: How many there are.
         best: The best of each request, in slot order of ties.
         rewards: Of all candidates so far, float64 [S, n].
@@ -60,16 +62,25 @@ class BestOfN(Method):
 
     def begin(self, task: Task) -> Drawing:
         """Count the candidates."""
-        n = affordable(task, "candidates", self.candidates, each=(task.plan.nfe, 1), otherwise=2**31)
-        return Drawing(candidates=n, rewards=torch.empty(len(task.requests), 0, dtype=torch.float64))
+        return Drawing(**self.counted(task, task.plan))
+
+    def counted(self, task: Task, plan: Plan, fixed: tuple[int, int] = (0, 0)) -> dict[str, Any]:
+        """Fields of a state before the first candidate; ``fixed`` evaluations and rewards are for other things."""
+        n = affordable(task, "candidates", self.candidates, fixed=fixed, each=(plan.nfe, 1), otherwise=2**31)
+        return {"candidates": n, "rewards": torch.empty(len(task.requests), 0, dtype=torch.float64)}
 
     def advance(self, task: Task, state: Drawing) -> None:
         """Draw, finish and score a chunk."""
+        self.draw(task, state, task.plan)
+        state.done = state.drawn == state.candidates
+
+    def draw(self, task: Task, state: Drawing, plan: Plan) -> None:
+        """The next candidates, samples of ``plan``, of which the best stays if it is the best so far."""
         chunk = min(self.chunk or max(1, 256 // len(task.requests)), state.candidates - state.drawn)
-        particles = task.start(torch.arange(state.drawn, state.drawn + chunk))
-        particles = task.run(particles, task.plan, "search")
-        rewards = task.score(particles, task.plan.steps - 1, "search").reshape(-1, chunk)
-        task.note("search", task.plan.steps - 1, rewards, finished=True)
+        particles = start_of(task, task.start(torch.arange(state.drawn, state.drawn + chunk)), plan)
+        particles = task.run(particles, plan, "search")
+        rewards = task.score(particles, plan.steps - 1, "search").reshape(-1, chunk)
+        task.note("search", plan.steps - 1, rewards, finished=True)
         winners = best_rows(rewards)
         found = particles.take(winners, particles.slot[winners])
         if state.best is None:
@@ -78,8 +89,10 @@ class BestOfN(Method):
             better = rewards.amax(1) > state.rewards.amax(1)
             state.best = state.best.where(better, found)
         state.rewards = torch.cat([state.rewards, rewards], 1)
+        state.step += 1
         state.drawn += chunk
-        state.done = state.drawn == state.candidates or task.out_of_time
+        if task.out_of_time:
+            state.candidates = state.drawn
 
     def outcome(self, task: Task, state: Drawing) -> Outcome:
         """The best of each request."""
@@ -87,7 +100,11 @@ class BestOfN(Method):
         return Outcome(state.best, state.rewards.amax(1, keepdim=True))
 
 
-def best_rows(rewards: Tensor) -> Tensor:
-    """Row of the highest reward of each request, int64 [S], of S N rows; the first of equals."""
+def best_rows(rewards: Tensor, keep: int = 1) -> Tensor:
+    """Rows of the ``keep`` highest rewards of each request, best first, int64 [S keep], of S N rows.
+
+    Of equal ones the first comes first.
+    """
     requests, count = rewards.shape
-    return rewards.argmax(1) + count * torch.arange(requests)
+    order = torch.argsort(rewards, dim=1, descending=True, stable=True)[:, :keep]
+    return (order + count * torch.arange(requests)[:, None]).reshape(-1)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Protocol
 
 from ...errors import ArgumentError
-from ...models import Guidance, Prediction
 from ..plan import Plan
-from ..solver import plan, solver
+from ..solver import solver
+from .plans import optimised_plan
 from .task import Task
 
 
@@ -28,17 +27,10 @@ class Finishing(Protocol):
 
 def finish_plan(task: Task, method: Finishing) -> Plan:
     """``finish`` steps of the flow, uniform in time, from the start of the last transition to the data."""
-    return flow(
-        method.finish_solver, method.finish, task.transitions[-1].time, task.model.prediction, task.guidance
-    ).optimise()
-
-
-@lru_cache(maxsize=64)
-def flow(name: str, steps: int, start: float, prediction: Prediction, guidance: Guidance | None) -> Plan:
-    """A lowered plan from ``start`` to 1 on the network's own path."""
-    times = [start + (1 - start) * i / steps for i in range(steps)] + [1.0]
-    path = prediction.interpolant
-    return plan(solver(name), times, path, prediction=prediction).lower(prediction, guidance)
+    start, steps, prediction = task.transitions[-1].time, method.finish, task.model.prediction
+    times = (*(start + (1 - start) * i / steps for i in range(steps)), 1.0)
+    path = prediction.interpolant  # the network's own, which states are on
+    return optimised_plan(solver(method.finish_solver), times, path, prediction, task.guidance)
 
 
 def finish_cost(task: Task, method: Finishing) -> int:

@@ -38,7 +38,8 @@ class Outcome:
     Attributes:
         particles: Finished samples, N for each of the S requests, in the order of requests.
         rewards: Theirs, float64 [S, N].
-        look_ahead: Rewards of the last clean estimates of these samples, [S, N]; None where there were none.
+        look_ahead: What the search saw of these samples, [S, N]: rewards of their last clean estimates, or of the same
+            noises in fewer steps; None where it saw the samples themselves.
         log_weights: Normalised log-weights, [S, N], of methods that weigh their particles.
         log_evidence: Estimate of log E[exp(strength r)], [S], of methods that have one.
 

@@ -21,7 +21,8 @@ class SearchResult:
             themselves.
         best: Reward of the best, [S]: that of ``samples[:, 0]``.
         order: Which of the N samples ``samples`` are, int64 [S, keep].
-        look_ahead: Rewards of the last clean estimates of the N samples, [S, N], or None: the search saw these.
+        look_ahead: What the search saw of the N samples, [S, N]: rewards of their last clean estimates, or of the same
+            noises in fewer steps. None where it saw the samples themselves.
         held_out: What the held-out verifier says of ``samples``, [S, keep], or None. Report this one: a search that has
             found what its verifier likes too much shows here.
         log_weights: Normalised, [S, N]; or None.

@@ -15,7 +15,7 @@ from ...models import Guidance, Interpolant, Model, interpolant
 from ..grids import GridFunction
 from ..grids import grid as make_grid
 from ..particles import Shard
-from ..solver import FixedGridSolver, plan
+from ..solver import FixedGridSolver
 from ..solver import solver as make_solver
 from .budget import Budget, BudgetLike, Ledger
 from .checkpoint import Checkpoint
@@ -23,6 +23,7 @@ from .driver import drive
 from .method import Method, Outcome
 from .method import method as make_method
 from .observers import Log, Observer, ProgressBar
+from .plans import lowered_plan, optimised_plan
 from .result import SearchResult
 from .task import Reward, Task
 from .trace import Trace
@@ -179,8 +180,7 @@ def make_task(
     times = make_grid(schedule, steps, target)
     chosen = None if guidance == 1 else (guidance if isinstance(guidance, Guidance) else Guidance(guidance))
     prediction = model.prediction
-    written = plan(stepper, times, target, prediction=prediction.on(target))
-    lowered = written.on(prediction.interpolant).lower(prediction, chosen)
+    whole = (stepper, tuple(times), target, prediction, chosen)
     parameters = model.network.parameters() if isinstance(model.network, torch.nn.Module) else iter(())
     first = next(parameters, None)
     place = torch.device(device) if device is not None else torch.device("cpu") if first is None else first.device
@@ -189,8 +189,10 @@ def make_task(
         guidance=chosen,
         network=model.bind(condition, null, guidance),
         path=target,
-        plan=lowered.optimise(),
-        lowered=lowered,
+        plan=optimised_plan(*whole),
+        lowered=lowered_plan(*whole),
+        solver=stepper,
+        schedule=schedule if isinstance(schedule, str) or callable(schedule) else tuple(times),
         reward=reward,
         context=condition if context is None else context,
         requests=check_requests(requests, sizes[0]),

@@ -20,9 +20,11 @@ from ...models.binding import BoundModel
 from ...models.verifiers import evaluate as evaluate_reward
 from ...models.verifiers import evaluate_with_graph, take_rows
 from ..executor import Executor
+from ..grids import GridFunction
 from ..particles import Particles, Shard, Transitions
 from ..particles.shard import ids_of
 from ..plan import Plan
+from ..solver import FixedGridSolver
 from .budget import Ledger
 from .trace import Trace
 
@@ -44,6 +46,7 @@ class Task:
         path: Interpolant that the sampler's grid is on; states are on the model's.
         plan: The whole run of the solver, optimised, for methods that only look at finished samples.
         lowered: The same before optimisation; its steps are the ``transitions``.
+        solver, schedule: What it was made of: the solver, and the grid by name, as a function, or as times of ``path``.
         reward: ``reward(x_clean[B, *D], context) -> [B]``; higher is better.
         context: Tree with an entry a request, or one for all.
         requests: Ids of the requests, int64 [S].
@@ -63,6 +66,8 @@ class Task:
     path: Interpolant
     plan: Plan
     lowered: Plan
+    solver: FixedGridSolver
+    schedule: str | GridFunction | tuple[float, ...]
     reward: Reward
     context: Any
     requests: Tensor
@@ -438,10 +443,18 @@ class Task:
         return Particles(self.shard, particles.request, particles.slot, x, (), values, rows)
 
     def note(
-        self, phase: str, step: int, rewards: Tensor, *, finished: bool = False, ess: Tensor | None = None
+        self,
+        phase: str,
+        step: int,
+        rewards: Tensor,
+        *,
+        finished: bool = False,
+        ess: Tensor | None = None,
+        time: float | None = None,
     ) -> None:
-        """Write the rewards [R] or [S, N] of candidates into the trace."""
-        time = 1.0 if finished else self.plan.grid[step]
+        """Write the rewards [R] or [S, N] of candidates into the trace; by default at the time of the step."""
+        if time is None:
+            time = 1.0 if finished else self.plan.grid[step]
         table = rewards.reshape(len(self.requests), -1)
         self.trace.add(phase, step, time, table, torch.from_numpy(self.ledger.nfe), finished=finished, ess=ess)
 

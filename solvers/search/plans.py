@@ -1,0 +1,75 @@
+"""Plans that a search runs beside the sampler's own: in another number of steps, or over a part of the time."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import lru_cache
+
+from ... import kernels
+from ...models import Guidance, Interpolant, Prediction
+from ..grids import grid
+from ..particles import Particles
+from ..plan import Plan
+from ..solver import FixedGridSolver, plan
+from .task import Task
+
+
+@lru_cache(maxsize=256)
+def lowered_plan(
+    solver: FixedGridSolver,
+    times: tuple[float, ...],
+    path: Interpolant,
+    prediction: Prediction,
+    guidance: Guidance | None,
+) -> Plan:
+    """A run over ``times`` of ``path``, with states and network on the prediction's own path.
+
+    Written once for all searches that need it, as is its optimised form: a search has one for every solve, and a
+    service has many searches.
+    """
+    written = plan(solver, times, path, prediction=prediction.on(path))
+    return written.on(prediction.interpolant).lower(prediction, guidance)
+
+
+@lru_cache(maxsize=256)
+def optimised_plan(
+    solver: FixedGridSolver,
+    times: tuple[float, ...],
+    path: Interpolant,
+    prediction: Prediction,
+    guidance: Guidance | None,
+) -> Plan:
+    """The same, optimised."""
+    return lowered_plan(solver, times, path, prediction, guidance).optimise()
+
+
+def whole_plan(task: Task, steps: int | None) -> Plan:
+    """The task's sampler from noise to data in another number of steps; None for its own.
+
+    Raises:
+        GridError: The task's grid is a sequence of times, and has another number of steps.
+    """
+    if steps is None or steps == task.plan.steps:
+        return task.plan
+    times = grid(task.schedule, steps, task.path)
+    return optimised_plan(task.solver, times, task.path, task.model.prediction, task.guidance)
+
+
+def part_plan(task: Task, start: float, end: float, steps: int) -> Plan:
+    r"""The task's solver between two times of its path, on its grid moved there.
+
+    .. math:: t_i = a + (b - a) \frac{g_i - g_0}{g_n - g_0}
+    """
+    shape = grid(task.schedule, steps, task.path)
+    share = [(g - shape[0]) / (shape[-1] - shape[0]) for g in shape]
+    times = (start, *(start + (end - start) * s for s in share[1:-1]), end)
+    return optimised_plan(task.solver, times, task.path, task.model.prediction, task.guidance)
+
+
+def start_of(task: Task, noise: Particles, other: Plan) -> Particles:
+    """Noise of the task's first time as noise of another plan's: some grids begin elsewhere with other steps."""
+    sigma = task.model.interpolant.sigma
+    here, there = task.plan.grid[0], other.grid[0]
+    if here == there:
+        return noise
+    return dataclasses.replace(noise, x=kernels.combine([noise.x], [sigma(there) / sigma(here)]))
