@@ -15,6 +15,7 @@ from .search import search
 from .smc import DAS, SMC, TDS
 from .task import Task
 from .trace import Record, Trace
+from .zero_order import ZeroOrder
 
 __all__ = [
     "DAS",
@@ -41,6 +42,7 @@ __all__ = [
     "Task",
     "Trace",
     "drive",
+    "ZeroOrder",
     "method",
     "methods",
     "neighbours",

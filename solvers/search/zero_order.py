@@ -1,0 +1,182 @@
+"""Zero-order search over noise: from a pivot to the best of its neighbours, round by round."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ... import kernels
+from ...errors import ArgumentError
+from ..particles import Particles
+from ..solver import FixedGridSolver, solver
+from .best_of_n import best_rows
+from .method import Method, Outcome, State, affordable, at_least, register
+from .neighbours import neighbours
+from .plans import start_of
+from .regenerate import regenerate, regeneration_cost, search_plan
+from .task import Task
+
+
+@dataclass(kw_only=True)
+class Walk(State):
+    """Where the pivots are, one a request.
+
+    Attributes:
+        rounds: How many there will be; no more than there were once the time is up.
+        round: How many there were.
+        pivot: Noises that neighbours are drawn around.
+        known: Whether they have been sampled, bool [S].
+        values: Their rewards, float64 [S].
+        best: The best samples so far, with the noises that they came from as ``rows["noise"]``.
+        record: Their rewards, float64 [S].
+        final, final_rewards: The best noises sampled again, and their rewards, [S, 1]; None without regeneration.
+
+    """
+
+    rounds: int
+    round: int = 0
+    pivot: Particles
+    known: Tensor
+    values: Tensor
+    best: Particles | None = None
+    record: Tensor
+    final: Particles | None = None
+    final_rewards: Tensor | None = None
+
+
+@register("zero_order")
+@dataclass(frozen=True)
+class ZeroOrder(Method):
+    r"""Hill climbing in the noise, without gradients.
+
+    A round draws m neighbours of the pivot n, each of its norm and at the cosine tau to it,
+
+    .. math:: n' = |n| \left( \tau \frac{n}{|n|} + \sqrt{1 - \tau^2} \, z \right), \quad |z| = 1, \; z \perp n,
+
+    samples them, and moves to the best of them if it is better. The first round samples the pivot as well, so that R
+    rounds cost (1 + m R) K evaluations with a solver of one a step. The best sample of all is the result. Rounds of a
+    small budget are the first ones of a larger, so that the reward never falls as the budget grows (before
+    regeneration); neighbour j of a pivot is the same for every m.
+
+    The stride decides. On 16 independent coordinates of two modes, with a reward that counts signs, 49 candidates of ten
+    Euler steps reach -2.94 with tau = 0.5, -2.91 with 0.8, -4.36 with the published 0.95 and -6.04 with 0.99 (standard
+    errors 0.07 to 0.14), where 50 random ones reach -3.66; in 64 and 256 dimensions, too, 0.7 to 0.8 are best. So 0.8 is
+    the default here. A smaller stride stays near a pivot that nobody chose, a larger one comes close to random search,
+    which is better where samples have but a few numbers.
+
+    Samples of a single number have no neighbours of their norm; theirs are :math:`\tau n + \sqrt{1 - \tau^2} \, g` with
+    normal g. A solver that draws noise draws the same for all candidates of a request: only their start is searched.
+
+    Attributes:
+        neighbours: m.
+        cosine: tau, in (0, 1).
+        rounds: R; by default as many as the budget pays for.
+        restart: Whether a round without improvement is followed by one around a fresh pivot, which then takes the place
+            of its first neighbour. The best sample so far is kept in any case.
+        search_steps, final_steps: As in :class:`RandomSearch`.
+
+    """
+
+    neighbours: int = 4
+    cosine: float = 0.8
+    rounds: int | None = None
+    restart: bool = False
+    search_steps: int | None = None
+    final_steps: int | None = None
+
+    source: ClassVar[str] = "Ma et al. 2025, Inference-time scaling for diffusion models: zero-order search"
+    solver: ClassVar[FixedGridSolver] = solver("euler")
+
+    def __post_init__(self) -> None:
+        for name in ("neighbours", "rounds", "search_steps", "final_steps"):
+            at_least(name, getattr(self, name), 1)
+        if not 0 < self.cosine < 1:
+            raise ArgumentError("cosine", got=self.cosine, expected="a number in (0, 1): 1 is the pivot itself")
+
+    def begin(self, task: Task) -> Walk:
+        """Count the rounds and draw the first pivots."""
+        nfe, m = search_plan(task, self).nfe, self.neighbours
+        more, rewards = regeneration_cost(task, self)
+        rounds = affordable(
+            task, "rounds", self.rounds, fixed=(nfe + more, 1 + rewards), each=(m * nfe, m), otherwise=2**31
+        )
+        nothing = torch.full((len(task.requests),), -torch.inf, dtype=torch.float64)
+        known = torch.zeros(len(task.requests), dtype=torch.bool)
+        pivot = task.start(torch.zeros(1, dtype=torch.int64))
+        return Walk(rounds=rounds, pivot=pivot, known=known, values=nothing, record=nothing)
+
+    def advance(self, task: Task, state: Walk) -> None:
+        """A round; after the last, sample the best noises again."""
+        state.step += 1
+        if state.round == state.rounds:
+            assert state.best is not None, "there is at least one round"
+            noise = replace(state.best, x=state.best.rows["noise"], rows={})
+            state.final, state.final_rewards = regenerate(task, noise, self)
+            state.done = True
+            return
+        candidates, rewards = self.sample(task, self.around(task, state), state)
+        self.move(task, state, candidates, rewards)
+        state.round += 1
+        if task.out_of_time:
+            state.rounds = state.round
+        state.done = state.round == state.rounds and self.final_steps is None
+
+    def around(self, task: Task, state: Walk) -> Particles:
+        """Noises of a round: in slot j neighbour j of the pivot; the pivot itself in slot 0, or 1 after a restart."""
+        first, requests = state.round == 0, len(task.requests)
+        numbers = torch.arange(0 if first else 1, self.neighbours + 1)
+        sources = torch.arange(requests).repeat_interleave(len(numbers))
+        copies = state.pivot.take(sources, numbers.repeat(requests))
+        itself = ~state.known[copies.request] & (copies.slot == numbers[0])
+        return self.step_aside(task, copies, state.round).where(itself, copies)
+
+    def step_aside(self, task: Task, copies: Particles, number: int) -> Particles:
+        """A neighbour of every row, keyed by round and slot."""
+        draw, ids = kernels.Draw(kernels.PURPOSE_NEIGHBOUR, number), task.ids(copies)
+        with task.together():
+            if math.prod(task.shape) > 1:
+                x = neighbours(copies.x, self.cosine, seed=task.seed, draw=draw, ids=ids)
+            else:
+                spread = math.sqrt(1 - self.cosine**2) * task.model.interpolant.sigma(task.plan.grid[0])
+                noise = kernels.Noise(task.seed, draw, ids)
+                x = kernels.combine([copies.x], [self.cosine], noise=[noise], scale=[spread])
+        return replace(copies, x=x)
+
+    def sample(self, task: Task, noise: Particles, state: Walk) -> tuple[Particles, Tensor]:
+        """Samples of all noises, which they keep, and rewards [S, N]."""
+        plan = search_plan(task, self)
+        # one slot for all: a sample then depends on its noise alone, also if the solver draws more
+        start = replace(start_of(task, noise, plan), slot=torch.zeros_like(noise.slot), rows={"noise": noise.x})
+        particles = task.run(start, plan, "search")
+        rewards = task.score(particles, plan.steps - 1, "search").reshape(len(task.requests), -1)
+        task.note("search", plan.steps - 1, rewards, finished=True)
+        return particles, rewards
+
+    def move(self, task: Task, state: Walk, candidates: Particles, rewards: Tensor) -> None:
+        """To the best candidate where it is better than the pivot; to a fresh pivot where not, if restarts are on."""
+        found, reward = candidates.take(best_rows(rewards), state.pivot.slot), rewards.amax(1)
+        better = reward > state.values
+        state.pivot = state.pivot.where(better, replace(found, x=found.rows["noise"], rows={}))
+        state.values = torch.where(better, reward, state.values)
+        if state.best is None:
+            state.best = found
+        else:
+            state.best = state.best.where(reward > state.record, found)
+        state.record = torch.maximum(state.record, reward)
+        state.known = torch.ones_like(state.known)
+        if self.restart and not better.all():
+            fresh = task.start(torch.tensor([state.round + 1]))
+            state.pivot = state.pivot.where(~better, replace(fresh, slot=state.pivot.slot))
+            state.known = better
+            state.values = torch.where(better, state.values, torch.full_like(state.values, -torch.inf))
+
+    def outcome(self, task: Task, state: Walk) -> Outcome:
+        """The best of each request."""
+        assert state.best is not None, "there is at least one round"
+        if state.final is None or state.final_rewards is None:
+            return Outcome(state.best, state.record[:, None])
+        return Outcome(state.final, state.final_rewards, look_ahead=state.record[:, None])
