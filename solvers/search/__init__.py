@@ -8,6 +8,7 @@ from .driver import drive
 from .method import Method, Outcome, State, method, methods, register
 from .neighbours import neighbours
 from .observers import Log, Observer, ProgressBar
+from .paths import SearchOverPaths
 from .random_search import RandomSearch
 from .result import SearchResult
 from .rollover import RolloverBudgetForcing
@@ -37,6 +38,7 @@ __all__ = [
     "RandomSearch",
     "Record",
     "RolloverBudgetForcing",
+    "SearchOverPaths",
     "SearchResult",
     "State",
     "Task",
