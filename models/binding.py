@@ -112,6 +112,22 @@ class BoundModel:
         other._stack = self._stack  # what fits into one call does so for any rows, and comparing may read from a device
         return other
 
+    def check_rows(self, rows: int) -> None:
+        """Refuse conditions that belong to neither ``rows`` rows nor to all.
+
+        Raises:
+            ShapeError: A condition whose batch is neither 1 nor ``rows``; names it.
+        """
+        for branch, tree in self._conditions.items():
+            tree_map(lambda path, leaf, branch=branch: self._check_leaf(branch, path, leaf, rows), tree or {})
+
+    def _check_leaf(self, branch: str, path: str, leaf: Any, rows: int) -> None:
+        batched = isinstance(leaf, Tensor) and leaf.ndim > 0 and root(path) not in self.model.shared
+        if batched and leaf.shape[0] not in (1, rows):
+            hint = f"Name it in shared= if it has no batch dimension (shape {list(leaf.shape)})"
+            got, expected = f"a batch of {leaf.shape[0]}", f"{rows} rows, as the state, or 1"
+            raise ShapeError(f"condition {path!r} of branch {branch!r}", got=got, expected=expected, hint=hint)
+
     def _evaluate(self, x: Tensor, t: float | NDArray[np.float64], branches: Branches) -> tuple[Tensor, ...]:
         rows = x.shape[0]
         if len(branches) == 1:
@@ -121,7 +137,7 @@ class BoundModel:
             return tuple(self._call(x, t, self._condition((b,), rows, x.device)) for b in branches)
         repeated = np.tile(t, len(branches)) if isinstance(t, np.ndarray) else t
         output = self._call(self._repeated(x, len(branches)), repeated, joint)
-        if output.shape[0] != rows * len(branches):
+        if output.ndim == 0 or output.shape[0] != rows * len(branches):
             expected = f"{rows * len(branches)} rows, {rows} for each of {branches}"
             raise ShapeError("network output", got=list(output.shape), expected=expected)
         return tuple(output.narrow(0, i * rows, rows) for i in range(len(branches)))
@@ -236,11 +252,8 @@ class BoundModel:
             if leaf.ndim == 0 or root(path) in model.shared:  # position ids: 257 is 256 in bfloat16, so no cast
                 return leaf.to(device=device)
             dtype = model.dtype if leaf.is_floating_point() and model.dtype is not None else leaf.dtype
+            self._check_leaf(branch, path, leaf, rows)
             leaf = leaf.to(device=device, dtype=dtype)
-            if leaf.shape[0] not in (1, rows):
-                hint = f"Name it in shared= if it has no batch dimension (shape {list(leaf.shape)})"
-                got, expected = f"a batch of {leaf.shape[0]}", f"{rows} rows, as the state, or 1"
-                raise ShapeError(f"condition {path!r} of branch {branch!r}", got=got, expected=expected, hint=hint)
             return leaf.expand(rows, *leaf.shape[1:])
 
         return tree_map(place, tree)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
@@ -12,18 +11,18 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
-from . import kernels, solvers
+from . import solvers
 from .errors import ArgumentError, DtypeError, ShapeError
 from .models import Guidance, Interpolant, Model, Prediction, interpolant
-from .models.pfgm import spread_rows
 from .solvers import Executor, FixedGridSolver, Hook, Plan
 from .solvers.executor import Check
 from .solvers.grids import GridFunction
 from .solvers.hooks import replaces_state
 from .solvers.solver import LastStep
+from .solvers.start import check_starts_at_noise
+from .solvers.start import initial_noise as noise_at_start
 
 TRANSFORM = "transform"
-NOISE_AT_LEAST = 5.0  # starting from pure noise at a smaller sigma/alpha would leave out a visible part of the data
 
 
 def make_plan(
@@ -213,34 +212,23 @@ def initial_noise(
     dtype: torch.dtype | None,
     device: torch.device | str | None,
 ) -> Tensor:
-    """``sigma(t_0) z`` with z keyed by seed and sample id: what the noise end of the interpolant is.
-
-    Normals, or for networks of PFGM++ Student variates.
-    """
+    """The noise that a run starts from, where that is what ``start`` asks for."""
     if backward:
         raise ArgumentError("start", got=f"the shape {tuple(shape)}", expected="a tensor of data, since backward=True")
     if len(shape) < 1 or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in shape):
         raise ShapeError("start", got=tuple(shape), expected="a shape [B, *D] of non-negative integers, or a tensor")
     if dtype is not None and not dtype.is_floating_point:
         raise DtypeError("dtype", got=dtype, expected="a floating-point dtype")
-    first, interpolant = plan.grid[0], plan.interpolant
-    if interpolant.noise_ratio(first) < NOISE_AT_LEAST:
-        raise ArgumentError(
-            "start",
-            got=f"a shape, with a grid that starts at t = {first:.4g}",
-            expected="a tensor there: the state is not pure noise at that time",
-        )
-    noise = kernels.normal(
-        tuple(shape),
+    check_starts_at_noise(plan, "start", "a tensor there")
+    return noise_at_start(
+        plan,
+        model.prediction,
+        shape,
         seed=seed,
-        draw=kernels.Draw(kernels.PURPOSE_INITIAL, 0),
         samples=samples,
         dtype=dtype or torch.float32,
         device=device or network_device(model),
     )
-    if math.isfinite(model.prediction.dimensions):
-        noise = spread_rows(noise, model.prediction.dimensions, seed=seed, samples=samples)
-    return noise.mul_(interpolant.sigma(first))
 
 
 def network_device(model: Model) -> torch.device:

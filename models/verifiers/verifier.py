@@ -15,7 +15,7 @@ from ...errors import ArgumentError, DtypeError, NotFiniteError, PushforwardErro
 from .context import check_context, take_rows
 from .describe import describe
 
-Where: TypeAlias = str | Callable[[int], str]
+Where: TypeAlias = str | Callable[[int | None], str]
 
 
 class Verifier(Protocol):
@@ -71,7 +71,8 @@ def evaluate(reward: Verifier, x: Tensor, context: Any = None, *, where: Where =
         reward: A verifier. Not called for a batch of no rows.
         x: Clean samples, [B, *D].
         context: For the reward; entries with a batch have B rows or 1.
-        where: What errors begin with: "step 7", or a function that names a row, ``where(3) == "request 1, slot 0"``.
+        where: What errors begin with: "step 7", or a function that names a row, ``where(3) == "request 1, slot 0"``;
+            it is asked about None where all rows are meant.
 
     Returns:
         float64 [B] on the CPU: finite, or -inf for a sample that the reward forbids. One device read.
@@ -249,5 +250,5 @@ def _no_graph(said: str) -> ArgumentError:
 
 def _at(where: Where, row: int | None = None) -> str:
     """How a message begins: "step 7: "."""
-    said = where if isinstance(where, str) else where(row) if row is not None else ""
+    said = where if isinstance(where, str) else where(row)
     return f"{said}: " if said else ""

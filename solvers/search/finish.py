@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 from ...errors import ArgumentError
@@ -34,14 +35,19 @@ def finish_plan(task: Task, method: Finishing) -> Plan:
 
 
 def finish_cost(task: Task, method: Finishing) -> int:
-    """Evaluations that the finish of a chain adds: the first is that of the last look, known already."""
+    """Evaluations to pay for the finish of a chain, of which the first is that of the last look, known already.
+
+    In units of ``task.evaluation_cost`` rows: where guidance has an interval, the finish may need more of them than the
+    search, or fewer.
+    """
     if not method.finish:
         return 0
     found = finish_plan(task, method)
     if found.evaluations[0].input != found.start:
         got = f"{method.finish_solver}, which evaluates elsewhere first"
         raise ArgumentError("finish_solver", got=got, expected="a solver whose first evaluation is at the state")
-    return found.nfe - 1
+    passes = sum(len(evaluation.labels) for evaluation in found.evaluations[1:])
+    return math.ceil(passes / task.evaluation_cost)
 
 
 def check_searchable(task: Task) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...errors import ArgumentError, BudgetError
 from ..particles import Particles
-from .blockwise import CANDIDATES
+from .blockwise import CANDIDATES, CHAINS
 from .finish import check_searchable, finish_cost, finish_plan
 from .method import Method, Outcome, State, at_least, register
 from .task import Task
@@ -65,16 +65,17 @@ class RolloverBudgetForcing(Method):
 
     q is the chain's share over the K times of the grid. Chains share the budget equally, and each spends its own, so
     that none depends on another. Then the best of the last step is carried to the data along the flow, and scored
-    there.
+    there. Of equal candidates the first counts; equal to the record is no improvement; where the reward forbids all
+    (-inf), the first goes on. When the time is up, every step left is one attempt.
 
     Made for rewards of which improvements are rare: flat ones with jumps, counts, rules. With a smooth reward every
     other candidate is an improvement, early steps are rushed through, and the budget goes to the last, least random
     one: then SVDD is better.
 
     Attributes:
-        chains: C, of each request.
-        initial: n_0, noises of each chain, of which the best is the start; by default such that all
-            of them together are a tenth of the budget.
+        chains: C, of each request, at most 4096.
+        initial: n_0, noises of each chain, of which the best is the start; by default a tenth of the budget over the
+            chains, or what the least search leaves of it.
         allocation: "rollover"; or quotas without early acceptance: "uniform" (which is SVDD), "linear" (falling from
             the first step to the last), or one number for each of the K - 1 searched steps.
         min_attempts: Attempts of a step before one is accepted early.
@@ -95,8 +96,10 @@ class RolloverBudgetForcing(Method):
     grid: ClassVar[str] = "circular"
 
     def __post_init__(self) -> None:
-        for name, lowest in (("chains", 1), ("initial", 1), ("min_attempts", 1), ("finish", 0)):
-            at_least(name, getattr(self, name), lowest)
+        at_least("chains", self.chains, 1, most=CHAINS)
+        at_least("initial", self.initial, 1, most=CANDIDATES)
+        at_least("min_attempts", self.min_attempts, 1)
+        at_least("finish", self.finish, 0)
         if isinstance(self.allocation, Sequence) and not isinstance(self.allocation, str):
             object.__setattr__(self, "allocation", tuple(self.allocation))
             for number in self.allocation:
@@ -112,37 +115,41 @@ class RolloverBudgetForcing(Method):
         """Initial noises of each chain, and the evaluations that each chain may then search with.
 
         Raises:
-            BudgetError: Fewer than one for each of the K times.
+            BudgetError: Fewer than the least: one for each of the K times, or what the allocation says.
         """
-        times, c = len(task.transitions), self.chains
-        total, finish = self.available(task), finish_cost(task, self)
-        initial = self.initial or max(1, total // (10 * c))
-        rest = total - c * (initial + finish)
-        if rest < c * times:
-            cost = task.evaluation_cost
-            need = c * (initial + finish + times)
-            expected = f"at least {need * cost} ({c} x ({initial} initial + {finish} finish + {times} steps))"
-            raise BudgetError("budget.nfe", got=total * cost, expected=expected)
-        return initial, [rest // c + (chain < rest % c) for chain in range(c)]
-
-    def available(self, task: Task) -> int:
-        """Evaluations of a request; each has a reward, and so does each finished chain."""
-        evaluations, rewards = task.evaluations_left(), task.rewards_left()
-        if rewards is not None:
-            rewards = rewards - self.chains + self.chains * finish_cost(task, self)
-        limits = [limit for limit in (evaluations, rewards) if limit is not None]
+        c, least, finish = self.chains, self.least(len(task.transitions)), finish_cost(task, self)
+        limits: list[int] = []
+        for name, have, price, end in (
+            ("nfe", task.evaluations_left(), task.evaluation_cost, finish),
+            ("rewards", task.rewards_left(), 1, 1),  # each evaluation is looked at, and each end
+        ):
+            if have is None:
+                continue
+            initial = self.initial or 1
+            if have < c * (initial + least + end):
+                need = c * (initial + least + end) * price
+                expected = f"at least {need} ({c} chains x ({initial} initial + {least} search + {end} finish))"
+                raise BudgetError(f"budget.{name}", got=have * price, expected=expected)
+            limits.append(have - c * end)
         if not limits:
             raise ArgumentError("budget", got="no number", expected="budget.nfe or budget.rewards: what is rolled over")
-        return min(limits)
+        each, more = divmod(min(limits), c)
+        initial = self.initial or min(max(1, (each + finish) // 10), each - least)
+        share = each - initial
+        if share >= CANDIDATES:
+            raise ArgumentError("budget", got=f"{share} attempts a chain", expected=f"less than {CANDIDATES}")
+        return initial, [share + (chain < more) for chain in range(c)]
+
+    def least(self, times: int) -> int:
+        """Evaluations that a chain searches with at least."""
+        if self.allocation == "rollover":
+            return times
+        return sum(self.allocation) if isinstance(self.allocation, tuple) else times - 1
 
     def quotas(self, share: int, times: int) -> list[int]:
         """Quota of each searched step before anything is rolled over; the last takes all that is left in any case."""
         searched = times - 1
         if isinstance(self.allocation, tuple):
-            if len(self.allocation) != searched:
-                raise ArgumentError("allocation", got=f"{len(self.allocation)} numbers", expected=searched)
-            if sum(self.allocation) > share:
-                raise BudgetError("budget.nfe", got=f"{share} for a chain", expected=f"at least {sum(self.allocation)}")
             return list(self.allocation)
         if self.allocation == "rollover":
             return [share // times] * searched
@@ -155,10 +162,13 @@ class RolloverBudgetForcing(Method):
         times = len(task.transitions)
         if times < 2:
             raise ArgumentError("steps", got=times, expected="at least 2: the last is not searched")
+        if isinstance(self.allocation, tuple) and len(self.allocation) != times - 1:
+            got, expected = f"{len(self.allocation)} numbers", f"{times - 1}, one for each step that is searched"
+            raise ArgumentError("allocation", got=got, expected=expected)
         initial, shares = self.shares(task)
         rows = len(task.requests) * self.chains
         table = torch.tensor([self.quotas(share, times) for share in shares]).repeat(len(task.requests), 1)
-        if (table > 1).any():
+        if self.allocation == "rollover" or (table > 1).any():
             check_searchable(task)
         slots = torch.arange(self.chains)[:, None] * CANDIDATES + torch.arange(initial)
         particles = task.evaluate(task.start(slots.reshape(-1)), 0, "initial")

@@ -12,15 +12,17 @@ from torch import Tensor
 from ... import kernels
 from ...errors import ArgumentError, DtypeError, ShapeError
 from ...models import Guidance, Interpolant, Model, interpolant
+from ...models.verifiers import check_context
 from ..grids import GridFunction
 from ..grids import grid as make_grid
 from ..particles import Shard
 from ..solver import FixedGridSolver
 from ..solver import solver as make_solver
+from ..start import check_starts_at_noise
 from .budget import Budget, BudgetLike, Ledger
 from .checkpoint import Checkpoint
 from .driver import drive
-from .method import Method, Outcome
+from .method import Method, Outcome, at_least
 from .method import method as make_method
 from .observers import Log, Observer, ProgressBar
 from .plans import lowered_plan, optimised_plan
@@ -67,9 +69,11 @@ def search(
         budget: A :class:`Budget`, or a number of evaluations, for each request.
         shape: [S, *D]: S independent requests (prompts), each searched for with a budget of its own.
         method: A name from :func:`methods`, or a method with its options, for instance ``SVDD(chains=4)``.
-        solver, steps, grid, path: As in :func:`pushforward.sample`; by default the method's own.
+        solver, steps, grid, path: As in :func:`pushforward.sample`; by default the method's own. A grid that is given
+            is on the model's path, unless that is given too.
         guidance, condition, null: As in :func:`pushforward.sample`; tensors have S rows, or one.
-        context: What the reward is told: a tree with an entry for each request, or for all; ``condition`` by default.
+        context: What the reward is told: a tree with an entry for each request, or for all; by default ``condition``,
+            but for its shared tensors.
         held_out: A second verifier, asked about the best samples only, outside the budget.
         keep: How many of the best samples to return; methods that keep fewer return those.
         seed: Of all noise, in [0, 2**64).
@@ -77,6 +81,7 @@ def search(
             0 .. S - 1 by default.
         batch: Rows of a network or reward call, at most.
         pad: Fill every network call up to ``batch`` rows, for results that do not depend on the batch by a single bit.
+            These rows belong to nobody and are not counted.
         dtype, device: Of the states; by default float32 and the network's device.
         checkpoint: A file, with others beside it, in which the search is saved as it goes. If it is there already, the
             search goes on from it, and returns what it would have returned without the interruption, bit for bit; time
@@ -104,6 +109,7 @@ def search(
 
     """
     chosen = make_method(method)
+    at_least("keep", keep, 1)
     task = make_task(
         model,
         reward,
@@ -125,8 +131,6 @@ def search(
         dtype=dtype,
         device=device,
     )
-    if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
-        raise ArgumentError("keep", got=repr(keep), expected="an integer, at least 1")
     watching = [*([ProgressBar()] if progress else []), *([] if log is None else [Log(log)]), *observers]
     store = None
     if checkpoint is not None:
@@ -168,6 +172,7 @@ def make_task(
     if budget.seconds is not None and not method.interruptible:
         expected = f"nfe or rewards: {method.name} cannot be cut short"
         raise ArgumentError("budget.seconds", got=budget.seconds, expected=expected)
+    at_least("batch", batch, 1)
     if pad and batch is None:
         raise ArgumentError("pad", got=True, expected="a number of rows as batch=")
     target = interpolant(path or method.path or model.interpolant)
@@ -181,20 +186,27 @@ def make_task(
     chosen = None if guidance == 1 else (guidance if isinstance(guidance, Guidance) else Guidance(guidance))
     prediction = model.prediction
     whole = (stepper, tuple(times), target, prediction, chosen)
+    lowered = lowered_plan(*whole)
+    check_starts_at_noise(lowered, "grid", "one that starts at noise")
     parameters = model.network.parameters() if isinstance(model.network, torch.nn.Module) else iter(())
     first = next(parameters, None)
     place = torch.device(device) if device is not None else torch.device("cpu") if first is None else first.device
+    network = model.bind(condition, null, guidance)
+    network.check_rows(sizes[0])
+    if context is None and condition is not None:  # what has no batch is the network's alone
+        context = {key: value for key, value in condition.items() if key not in model.shared}
+    check_context(context, sizes[0])
     return Task(
         model=model,
         guidance=chosen,
-        network=model.bind(condition, null, guidance),
+        network=network,
         path=target,
         plan=optimised_plan(*whole),
-        lowered=lowered_plan(*whole),
+        lowered=lowered,
         solver=stepper,
         schedule=schedule if isinstance(schedule, str) or callable(schedule) else tuple(times),
         reward=reward,
-        context=condition if context is None else context,
+        context=context,
         requests=check_requests(requests, sizes[0]),
         shape=sizes[1:],
         dtype=dtype,
@@ -217,8 +229,8 @@ def check_requests(requests: Tensor | None, count: int) -> Tensor:
     """
     if requests is None:
         return torch.arange(count)
-    if requests.dtype != torch.int64:
-        raise DtypeError("requests", got=requests.dtype, expected="torch.int64")
+    if not isinstance(requests, Tensor) or requests.dtype != torch.int64:
+        raise DtypeError("requests", got=getattr(requests, "dtype", type(requests).__name__), expected="torch.int64")
     if requests.shape != (count,):
         raise ShapeError("requests", got=list(requests.shape), expected=f"[{count}], one id for each request")
     ids = requests.cpu()
@@ -242,7 +254,7 @@ def result_of(task: Task, method: Method, outcome: Outcome, held_out: Reward | N
     samples = task.shard.fetch(particles.x, rows, len(particles))
     judged = None
     if held_out is not None:
-        judged = task.judge(held_out, samples, particles.request[rows], "the best samples").reshape(order.shape)
+        judged = task.judge(held_out, samples, particles.request[rows], lambda _: "held out").reshape(order.shape)
     return SearchResult(
         str(method),
         task.lowered.solver,

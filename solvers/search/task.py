@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ... import kernels
-from ...errors import ArgumentError, NotFiniteError, ShapeError
+from ...errors import ArgumentError, NotFiniteError
 from ...models import Guidance, Interpolant, Model
 from ...models.binding import BoundModel
 from ...models.verifiers import evaluate as evaluate_reward
@@ -25,7 +25,9 @@ from ..particles import Particles, Shard, Transitions
 from ..particles.shard import ids_of
 from ..plan import Plan
 from ..solver import FixedGridSolver
-from .budget import Ledger
+from ..start import initial_noise
+from .budget import Counts, Entry, Ledger
+from .row_network import RowNetwork
 from .trace import Trace
 
 Reward: TypeAlias = Callable[[Tensor, Any], Any]
@@ -80,7 +82,6 @@ class Task:
     shard: Shard = field(default_factory=Shard)
     batch: int | None = None
     pad: bool = False
-    _selected: dict[bytes, BoundModel] = field(default_factory=dict, repr=False)
 
     # --- the sampler ------------------------------------------------------------------------------------------------
 
@@ -131,10 +132,8 @@ class Task:
         request = torch.arange(len(self.requests)).repeat_interleave(table.shape[1])
         particles = Particles(self.shard, request, table.reshape(-1), torch.empty(0))
         ids = self.ids(particles)
-        draw = kernels.Draw(kernels.PURPOSE_INITIAL, 0)
-        shape = (len(ids), *self.shape)
-        x = kernels.normal(shape, seed=self.seed, draw=draw, samples=ids, dtype=self.dtype, device=self.device)
-        particles.x = x.mul_(self.model.interpolant.sigma(self.plan.grid[0]))
+        where = {"seed": self.seed, "samples": ids, "dtype": self.dtype, "device": self.device}
+        particles.x = initial_noise(self.plan, self.model.prediction, (len(ids), *self.shape), **where)
         return particles
 
     def ids(self, particles: Particles) -> Tensor:
@@ -157,7 +156,7 @@ class Task:
                 for k in torch.unique(local).tolist():
                     rows = (local == k).nonzero()[:, 0]
                     there = rows.to(x.device)
-                    outputs = tuple(output[there] for output in particles.outputs)
+                    outputs = [output[there] for output in particles.outputs]
                     new[there] = self._propose(x[there], outputs, k, ids[rows])
         values, rows = dict(particles.values), dict(particles.rows)
         return Particles(self.shard, particles.request, particles.slot, new, (), values, rows)
@@ -166,25 +165,45 @@ class Task:
         transition = self.transitions[step]
         noise = [kernels.Noise(self.seed, draw, ids) for draw in transition.draws]
         weights = spread(transition.weights, transition.branches, self.branches)
-        return self._combine([x, *outputs], weights, step, noise, transition.noises)
+        return self._combine([x, *outputs], weights, step, ids, noise, transition.noises)
 
     def _combine(
         self,
-        inputs: list[Tensor],
-        weights: Sequence[float],
-        step: int,
-        noise: list[kernels.Noise] | None = None,
+        inputs: Sequence[Tensor],
+        weights: Sequence[float] | Tensor,
+        step: Steps,
+        ids: Tensor,
+        noise: Sequence[kernels.Noise] = (),
         scale: Sequence[float] = (),
     ) -> Tensor:
-        """A combination whose result must be finite."""
+        """A combination whose result must be finite; the rows' steps and sample ids say in errors where it is not."""
         status = torch.zeros(1, dtype=torch.int32, device=inputs[0].device)
-        out = kernels.combine(
-            inputs, list(weights), noise=noise or None, scale=[*scale] if noise else None, status=status
-        )
+        out = kernels.combine(inputs, weights, noise=noise or None, scale=scale if noise else None, status=status)
         if int(status):
-            time = self.transitions[step].time
-            raise not_finite(f"the state or the network's output in step {step} at t = {time:.6g}", step, time)
+            bad = [~tensor.flatten(1).isfinite().all(1) for tensor in (*inputs[1:], out)]
+            row = int(torch.stack([rows.cpu() for rows in bad]).any(0).nonzero()[0])
+            network = any(bool(rows[row]) for rows in bad[:-1])
+            raise self._not_finite("network output" if network else "state", step, ids, row)
         return cast(Tensor, out)
+
+    def _not_finite(self, what: str, step: Steps, ids: Tensor, row: int) -> NotFiniteError:
+        """The error of a run that went wrong in one of the rows."""
+        k = step if isinstance(step, int) else int(step[row])
+        what = f"{what} at {self._place(k, ids, row)}"
+        error = NotFiniteError(what, got="NaN or infinity", expected="finite numbers")
+        error.step, error.t = k, self.plan.grid[k]
+        return error
+
+    def _place(self, step: Steps | None, ids: Tensor, row: int | None) -> str:
+        """Where a row is, or where all of them are, in words; without a step they are at the end."""
+        if step is None:
+            where = "finished samples"
+        elif isinstance(step, int) or row is not None:
+            k = step if isinstance(step, int) else int(step[cast(int, row)])
+            where = f"step {k}, t = {self.plan.grid[k]:.4g}"
+        else:
+            where = f"steps {int(step.min())} to {int(step.max())}"
+        return where if row is None else f"{where}, request {int(ids[row]) >> 32}, slot {int(ids[row]) % 2**32}"
 
     def evaluate(self, particles: Particles, step: Steps, phase: str = "search") -> Particles:
         """Run the network on all rows at the times of their steps, and keep what it returns with them.
@@ -193,11 +212,8 @@ class Task:
             BudgetError: Some request cannot pay for it.
             ShapeError: The network returned another shape, dtype or device.
         """
-        for k in [step] if isinstance(step, int) else torch.unique(step).tolist():
-            evaluations = self._count(particles.request if isinstance(step, int) else particles.request[step == k])
-            passes = evaluations * len(self.transitions[k].branches)
-            self.ledger.charge(phase, k, evaluations=evaluations, passes=passes)
-        with self.together():
+        entries = self._charge(phase, step, particles, evaluations=True)
+        with self.together(*entries):
             particles.outputs = self._outputs(particles, step)
         return particles
 
@@ -223,56 +239,10 @@ class Task:
                 outputs[branch][rows] = output
         return tuple(outputs.values())
 
-    def call(
-        self, x: Tensor, times: NDArray[np.float64] | float, branches: tuple[str, ...], request: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Raw outputs of the network for rows of requests, in calls of at most ``batch`` rows. Books nothing."""
-        rows, size = len(x), self.batch or max(len(x), 1)
-        if rows == 0:
-            return tuple(x for _ in branches)
-        told = np.broadcast_to(np.asarray(times, dtype=np.float64), (rows,))
-        parts = [
-            self._call(x[i : i + size], told[i : i + size], branches, request[i : i + size])
-            for i in range(0, rows, size)
-        ]
-        return parts[0] if len(parts) == 1 else tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))
-
-    def _call(
-        self, x: Tensor, times: NDArray[np.float64], branches: tuple[str, ...], request: Tensor
-    ) -> tuple[Tensor, ...]:
-        """One call; apart for each time if the network takes one time for all rows."""
-        distinct = np.unique(times)
-        if len(distinct) > 1 and self.model.time_shape != "batch":
-            outputs = tuple(torch.empty_like(x) for _ in branches)
-            for t in distinct:
-                rows = torch.from_numpy(np.flatnonzero(times == t))
-                for output, part in zip(
-                    outputs, self._call(x[rows], times[rows.numpy()], branches, request[rows]), strict=True
-                ):
-                    output[rows] = part
-            return outputs
-        rows = len(x)
-        if self.pad and self.batch and rows < self.batch:
-            extra = self.batch - rows
-            x = torch.cat([x, x[-1:].expand(extra, *x.shape[1:])])
-            times, request = np.append(times, [times[-1]] * extra), torch.cat([request, request[-1:].expand(extra)])
-        outputs = self._select(request).evaluate_rows(x, times, branches)
-        for output in outputs:
-            if output.shape != x.shape or output.dtype != x.dtype or output.device != x.device:
-                got, expected = (f"{o.dtype} {list(o.shape)} on {o.device}" for o in (output, x))
-                raise ShapeError(f"network output at t = {times[0]:.6g}", got=got, expected=f"{expected}, as its input")
-        return tuple(output[:rows] for output in outputs) if rows < len(x) else tuple(outputs)
-
-    def _select(self, request: Tensor) -> BoundModel:
-        """The network with the conditions of these rows; the last few arrangements are kept."""
-        if len(self.requests) == 1:
-            return self.network
-        key = request.numpy().tobytes()
-        if key not in self._selected:
-            if len(self._selected) >= 8:
-                self._selected.pop(next(iter(self._selected)))
-            self._selected[key] = self.network.select(request)
-        return self._selected[key]
+    @cached_property
+    def call(self) -> RowNetwork:
+        """The network for rows of requests; books nothing."""
+        return RowNetwork(self.network, len(self.requests), np.array(self.plan.grid), self.batch, self.pad)
 
     # --- rewards ----------------------------------------------------------------------------------------------------
 
@@ -282,13 +252,13 @@ class Task:
         Raises:
             ArgumentError: The network does not determine the clean sample at one of the times.
         """
-        inputs = [particles.x, *particles.outputs]
+        inputs, ids = [particles.x, *particles.outputs], self.ids(particles)
         if isinstance(step, int):
-            return self._combine(inputs, self._clean_weights(step), step)
+            return self._combine(inputs, self._clean_weights(step), step, ids)
         local = step[particles.block]
         distinct, which = torch.unique(local, return_inverse=True)
         table = torch.tensor([self._clean_weights(k) for k in distinct.tolist()], dtype=torch.float64)
-        return cast(Tensor, kernels.combine(inputs, table.reshape(-1, len(inputs))[which]))
+        return self._combine(inputs, table.reshape(-1, len(inputs))[which], local, ids)
 
     def _clean_weights(self, step: int) -> tuple[float, ...]:
         transition = self.transitions[step]
@@ -299,35 +269,35 @@ class Task:
 
     def look_ahead(self, particles: Particles, step: Steps, phase: str = "search") -> Tensor:
         """``r(D(x, t))`` of all rows, float64 [R]: what the reward makes of the clean estimates."""
-        self._charge_rewards(particles, step, phase)
-        where = f"step {step}" if isinstance(step, int) else "the search"
-        with self.together():
-            local = self._rewards(self.denoised(particles, step), particles, where)
-        return self.shard.gather(local, len(particles))
+        entries = self._charge(phase, step, particles, rewards=True)
+        with self.together(*entries):
+            local = step if isinstance(step, int) else step[particles.block]
+            values = self._rewards(self.denoised(particles, step), particles, local)
+        return self.shard.gather(values, len(particles))
 
-    def score(self, particles: Particles, step: Steps, phase: str = "finish") -> Tensor:
-        """``r(x)`` of all rows of finished samples, float64 [R]."""
-        self._charge_rewards(particles, step, phase)
-        with self.together():
-            local = self._rewards(particles.x, particles, "the finished samples")
-        return self.shard.gather(local, len(particles))
+    def score(self, particles: Particles, step: int, phase: str = "finish") -> Tensor:
+        """``r(x)`` of all rows of finished samples, float64 [R]; booked under a step."""
+        entries = self._charge(phase, step, particles, rewards=True)
+        with self.together(*entries):
+            values = self._rewards(particles.x, particles, None)
+        return self.shard.gather(values, len(particles))
 
-    def _rewards(self, x: Tensor, particles: Particles, where: str) -> Tensor:
-        """The reward of local clean samples, in calls of at most ``batch`` rows."""
-        request, size = particles.request[particles.block], self.batch or max(len(x), 1)
-        parts = [self.judge(self.reward, x[i : i + size], request[i : i + size], where) for i in range(0, len(x), size)]
-        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
+    def _rewards(self, x: Tensor, particles: Particles, step: Steps | None) -> Tensor:
+        """The reward of local clean samples."""
+        ids = self.ids(particles)
+        return self.judge(self.reward, x, particles.request[particles.block], lambda row: self._place(step, ids, row))
 
-    def judge(self, reward: Reward, x: Tensor, request: Tensor, where: str) -> Tensor:
-        """Any reward of clean samples with the contexts of their requests, checked; books nothing."""
-        return evaluate_reward(reward, x, take_rows(self.context, request, len(self.requests)), where=where)
+    def judge(self, reward: Reward, x: Tensor, request: Tensor, where: Callable[[int | None], str]) -> Tensor:
+        """Any reward of clean samples with the contexts of their requests, in calls of at most ``batch`` rows.
 
-    def _charge_rewards(self, particles: Particles, step: Steps, phase: str) -> None:
-        if isinstance(step, int):
-            self.ledger.charge(phase, step, rewards=self._count(particles.request))
-            return
-        for k in torch.unique(step).tolist():
-            self.ledger.charge(phase, k, rewards=self._count(particles.request[step == k]))
+        What comes back is checked, and errors begin with ``where(row)``; books nothing.
+        """
+        size, parts = self.batch or max(len(x), 1), [torch.zeros(0, dtype=torch.float64)]
+        for i in range(0, len(x), size):
+            context = take_rows(self.context, request[i : i + size], len(self.requests))
+            place = partial(_behind, where, i)
+            parts.append(evaluate_reward(reward, x[i : i + size], context, where=place))
+        return torch.cat(parts)
 
     # --- gradients --------------------------------------------------------------------------------------------------
 
@@ -341,9 +311,9 @@ class Task:
         """
         count, transition = self._count(particles.request), self.transitions[step]
         passes = count * len(transition.branches)
-        self.ledger.charge(phase, step, evaluations=count, passes=passes, gradients=passes, rewards=count)
+        entry = self.ledger.charge(phase, step, evaluations=count, passes=passes, gradients=passes, rewards=count)
         request, size = particles.request[particles.block], self.batch or max(len(particles.x), 1)
-        with self.together():
+        with self.together(entry):
             parts = [
                 self._with_gradient(particles.x[i : i + size], step, request[i : i + size])
                 for i in range(0, len(particles.x), size)
@@ -425,13 +395,13 @@ class Task:
             phase: What to book it under.
             known: The plan's first evaluation is the one whose outputs the particles carry.
         """
-        for index, evaluation in enumerate(plan.evaluations):
-            if index or not known:
-                evaluations = self._count(particles.request)
-                passes = evaluations * len(evaluation.labels)
-                self.ledger.charge(phase, evaluation.step, evaluations=evaluations, passes=passes)
+        count = self._count(particles.request)
+        entries = [
+            self.ledger.charge(phase, e.step, evaluations=count, passes=count * len(e.labels))
+            for e in plan.evaluations[int(known) :]
+        ]
         request = particles.request[particles.block]
-        with self.together():
+        with self.together(*entries):
             run = Executor(plan, particles.x, seed=self.seed, samples=self.ids(particles))
             for asked in run:
                 if known and asked.index == 0:
@@ -460,19 +430,39 @@ class Task:
 
     # --- bookkeeping ------------------------------------------------------------------------------------------------
 
-    def _count(self, request: Tensor) -> NDArray[np.int64]:
+    def _count(self, request: Tensor) -> Counts:
         """How many of the rows each request has."""
         return torch.bincount(request, minlength=len(self.requests)).numpy()
 
+    def _charge(
+        self, phase: str, step: Steps, particles: Particles, *, evaluations: bool = False, rewards: bool = False
+    ) -> list[Entry]:
+        """Book an evaluation or a reward of every row; the accounts, one for each step that occurs."""
+        entries: list[Entry] = []
+        for k in [step] if isinstance(step, int) else torch.unique(step).tolist():
+            count = self._count(particles.request if isinstance(step, int) else particles.request[step == k])
+            passes = count * len(self.transitions[k].branches) if evaluations else None
+            bill = {"evaluations": count if evaluations else None, "passes": passes}
+            entries.append(self.ledger.charge(phase, k, **bill, rewards=count if rewards else None))
+        return entries
+
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """What may fail in one process alone: if it does, all of them raise."""
+    def together(self, *entries: Entry) -> Iterator[None]:
+        """What may fail in one process alone: if it does, all of them raise. Its time is shared out over accounts."""
         failure: BaseException | None = None
+        started = time.perf_counter()
         try:
             yield
         except Exception as error:  # told to the others, and raised again by all_fine
             failure = error
+        for entry in entries:
+            entry.seconds += (time.perf_counter() - started) / len(entries)
         self.shard.all_fine(failure)
+
+
+def _behind(where: Callable[[int | None], str], rows: int, row: int | None) -> str:
+    """``where`` of a row that is counted from a later one."""
+    return where(None if row is None else rows + row)
 
 
 def spread(weights: Sequence[float], branches: Sequence[str], all_branches: Sequence[str]) -> tuple[float, ...]:
