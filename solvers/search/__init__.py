@@ -9,6 +9,7 @@ from .method import Method, Outcome, State, method, methods, register
 from .neighbours import neighbours
 from .observers import Log, Observer, ProgressBar
 from .paths import SearchOverPaths
+from .plot import plot_trace
 from .random_search import RandomSearch
 from .result import SearchResult
 from .rollover import RolloverBudgetForcing
@@ -48,6 +49,7 @@ __all__ = [
     "method",
     "methods",
     "neighbours",
+    "plot_trace",
     "register",
     "search",
 ]
