@@ -1,18 +1,33 @@
-"""The command line: ``pushforward sample``, ``pushforward solvers``, ``pushforward plan``."""
+"""The command line: ``pushforward sample``, ``solvers``, ``plan``; ``search`` and ``methods`` are beside it."""
 
 from __future__ import annotations
 
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from . import __version__, models, solvers
+from .cli_options import (
+    GridOption,
+    GuidanceOption,
+    LabelsOption,
+    ModelOption,
+    OptionsOption,
+    ProgressOption,
+    SeedOption,
+    SolverOption,
+    StepsOption,
+    ThreadsOption,
+    digits,
+    out,
+    parse_options,
+)
+from .cli_search import EXAMPLE, methods_command, search_command
 from .errors import ArgumentError, PushforwardError
 from .picture import save_grid
 from .sample import make_plan, sample
@@ -25,28 +40,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Samples from flow-matching and diffusion models, and the programs that draw them.",
 )
-out = Console()
-
-SolverOption = Annotated[str, typer.Option("--solver", "-s", help="A name from `pushforward solvers`.")]
-StepsOption = Annotated[int, typer.Option("--steps", "-n", help="Number of steps of the time grid.")]
-GridOption = Annotated[str, typer.Option("--grid", help=f"One of {', '.join(solvers.GRIDS)}.")]
-OptionsOption = Annotated[
-    list[str], typer.Option("--option", "-o", help="A solver option as NAME=VALUE, for instance eta=0.5; repeatable.")
-]
-
-
-def parse_options(pairs: list[str]) -> dict[str, Any]:
-    """``NAME=VALUE`` pairs, with numbers as numbers."""
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            raise ArgumentError("--option", got=repr(pair), expected="NAME=VALUE")
-        try:
-            options[name] = int(text) if text.lstrip("-").isdigit() else float(text)
-        except ValueError:
-            options[name] = text
-    return options
+app.command("search", epilog=EXAMPLE)(search_command)
+app.command("methods", epilog="Example: `pushforward methods`")(methods_command)
 
 
 @app.command(
@@ -54,29 +49,28 @@ def parse_options(pairs: list[str]) -> dict[str, Any]:
     epilog="Example: `pushforward sample --steps 5 --guidance 2 --out digits.png`",
 )
 def sample_command(
-    model: Annotated[str, typer.Option("--model", "-m", help="A bundled model.")] = "digits28-base",
+    model: ModelOption = "digits28-base",
     solver: SolverOption = "pseudo_corrector",
     steps: StepsOption = 10,
     grid: GridOption = "uniform",
-    guidance: Annotated[float, typer.Option("--guidance", "-w", help="Guidance weight; 1 is none.")] = 2.0,
-    labels: Annotated[str, typer.Option(help="Digits to draw, one row each.")] = "0123456789",
+    guidance: GuidanceOption = 2.0,
+    labels: LabelsOption = "0123456789",
     columns: Annotated[int, typer.Option(help="Samples of each label.")] = 10,
-    seed: Annotated[int, typer.Option(help="Same seed, same samples.")] = 0,
+    seed: SeedOption = 0,
     option: OptionsOption = [],  # noqa: B006  # typer reads the default, nothing mutates it
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's choice.")] = 0,
-    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+    threads: ThreadsOption = 0,
+    progress: ProgressOption = True,
     path: Annotated[Path, typer.Option("--out", help="The PNG to write.")] = Path("digits.png"),
 ) -> None:
     """Draw samples from a bundled model and write them as a labelled PNG grid."""
-    if not labels.isdigit() or not labels.isascii():
-        raise ArgumentError("--labels", got=repr(labels), expected="digits, for instance 0123456789")
+    each = digits(labels)
     if columns < 1:
         raise ArgumentError("--columns", got=columns, expected="at least 1")
     if threads:
         torch.set_num_threads(threads)
     chosen = solvers.solver(solver, **parse_options(option))
     network = models.load(model)
-    wanted = torch.tensor([int(digit) for digit in labels]).repeat_interleave(columns)
+    wanted = each.repeat_interleave(columns)
     plan = make_plan(network, solver=chosen, steps=steps, grid=grid, guidance=guidance)
     started = time.perf_counter()
     images = sample(
@@ -126,7 +120,7 @@ def plan_command(
     grid: GridOption = "uniform",
     prediction: Annotated[str, typer.Option(help="What the network returns.")] = "velocity",
     interpolant: Annotated[str, typer.Option(help="The path from noise to data.")] = "linear",
-    guidance: Annotated[float, typer.Option("--guidance", "-w", help="Guidance weight; 1 is none.")] = 1.0,
+    guidance: GuidanceOption = 1.0,
     option: OptionsOption = [],  # noqa: B006
     shape: Annotated[str, typer.Option(help="State shape for the cost, batch first.")] = "1,4,64,64",
     json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON instead.")] = False,

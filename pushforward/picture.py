@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def save_grid(images: Tensor, path: str | Path, *, rows: Sequence[str], title: s
         images: Shape [R * C, 1 or 3, H, W], float, -1 black to 1 white; values outside are clamped, as a picture must.
         path: Where to write; the folder must exist.
         rows: One label for each of the R rows.
-        title: A line above the grid.
+        title: A line above the grid; the picture is at least as wide.
         scale: Each pixel becomes ``scale`` x ``scale``.
 
     Raises:
@@ -37,8 +38,10 @@ def save_grid(images: Tensor, path: str | Path, *, rows: Sequence[str], title: s
     tiles = np.repeat(np.repeat(np.moveaxis(bytes_, 1, -1), scale, 1), scale, 2)
     height, width, columns = tiles.shape[1] + GAP, tiles.shape[2] + GAP, tiles.shape[0] // len(rows)
     top = MARGIN if title else GAP
-    canvas = Image.new("RGB", (MARGIN + columns * width, top + len(rows) * height), (BACKGROUND,) * 3)
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default()
+    font = ImageFont.load_default()
+    across = max(MARGIN + columns * width, math.ceil(font.getlength(title)) + 2 * GAP)
+    canvas = Image.new("RGB", (across, top + len(rows) * height), (BACKGROUND,) * 3)
+    draw = ImageDraw.Draw(canvas)
     draw.text((GAP, GAP), title, fill=(INK,) * 3, font=font)
     for row, label in enumerate(rows):
         y = top + row * height

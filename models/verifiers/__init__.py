@@ -26,6 +26,8 @@ from .images import Similarity as Similarity
 from .images import Slant as Slant
 from .images import Symmetry as Symmetry
 from .images import ink_of as ink_of
+from .named import VERIFIERS as VERIFIERS
+from .named import named as named
 from .ranks import RankEnsemble as RankEnsemble
 from .ranks import average_ranks as average_ranks
 from .timed import Timed as Timed

@@ -40,10 +40,7 @@ def plot_trace(results: Plottable | Mapping[str, Plottable], path: str | Path | 
         MissingDependencyError: matplotlib is not installed.
         ArgumentError: Nothing to draw; no such folder, or a format that matplotlib does not write.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError("matplotlib", hint="Plots need it: pip install 'pushforward[plot]'") from error
+    kind = figure_kind()
     named = dict(results) if isinstance(results, Mapping) else {"": results}
     traces = {label: item.trace if isinstance(item, SearchResult) else item for label, item in named.items()}
     empty = [label for label, trace in traces.items() if not trace.records]
@@ -52,7 +49,7 @@ def plot_trace(results: Plottable | Mapping[str, Plottable], path: str | Path | 
             "results", got=f"no records of {empty}" if empty else "none", expected="at least one record"
         )
     weighted = any(record.ess is not None for trace in traces.values() for record in trace.records)
-    figure = Figure(figsize=(SIZE[0], SIZE[1] * (1.4 if weighted else 1)), layout="constrained")
+    figure = kind(figsize=(SIZE[0], SIZE[1] * (1.4 if weighted else 1)), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1]) if weighted else (figure.subplots(), None)
     for index, (label, item) in enumerate(named.items()):
         colour = f"C{index % 10}"
@@ -72,6 +69,19 @@ def plot_trace(results: Plottable | Mapping[str, Plottable], path: str | Path | 
     if path is not None:
         write(figure, Path(path))
     return figure
+
+
+def figure_kind() -> type[Figure]:
+    """Matplotlib's figure, without a window.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependencyError("matplotlib", hint="Plots need it: pip install 'pushforward[plot]'") from error
+    return Figure
 
 
 def write(figure: Figure, path: Path) -> None:

@@ -84,6 +84,11 @@ def test_a_picture_shows_its_images(tmp_path: Path) -> None:
         shown = picture.convert("L")
     assert shown.getpixel((24 + 10 + 4, 2 + 10 + 4)) == 255
     assert shown.getpixel((24 + 4, 2 + 10 + 4)) == 0
+    save_grid(images, tmp_path / "p.png", rows=["a", "b"], title="a title that is longer than two pictures", scale=1)
+    with Image.open(tmp_path / "p.png") as picture:
+        shown = picture.convert("L").crop((60, 0, picture.width, 20))
+        assert shown.getextrema()[0] < 128, "the end of the title is there"
+        assert shown.crop((shown.width - 2, 0, shown.width, 20)).getextrema() == (255, 255)
     with pytest.raises(ShapeError, match="images"):
         save_grid(images, tmp_path / "p.png", rows=["a", "b", "c"])
     with pytest.raises(ArgumentError, match="path"):
