@@ -77,7 +77,12 @@ class BudgetError(ArgumentError):
 
 
 class DistributedError(PushforwardError, RuntimeError):
-    """Another process of a distributed run failed, does not answer, or disagrees about what is computed."""
+    """Another process of a distributed run failed, does not answer, or disagrees about what is computed.
+
+    Carries the ``ranks`` at fault, where they are known.
+    """
+
+    ranks: tuple[int, ...] = ()
 
 
 class IntegrationError(PushforwardError, RuntimeError):

@@ -1,5 +1,6 @@
 """Particles: populations that move as a whole, and the Gaussian kernels that propose their next states."""
 
+from .distributed import TorchShard, shard_of
 from .genealogy import Genealogy
 from .ladder import Ladder
 from .population import Particles
@@ -14,7 +15,9 @@ __all__ = [
     "Particles",
     "Potential",
     "Shard",
+    "TorchShard",
     "Transition",
     "Transitions",
     "potential",
+    "shard_of",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ class Shard:
 
     A population is R rows in a fixed order. Process p of P holds the contiguous block from ``p R // P`` to
     ``(p + 1) R // P``, and every process knows all numbers that decisions are made of (rewards, weights, ancestors), so
-    that all of them decide alike.
+    that all of them decide alike. A shard is a context manager around what the processes do together.
 
     Attributes:
         rank, size: This process, and how many there are.
@@ -56,10 +56,25 @@ class Shard:
         """The first process's value, on every process: for clocks, which differ."""
         return value
 
-    def all_fine(self, failure: BaseException | None) -> None:
-        """Raise if this process, or any other, failed; every process must call it."""
+    def all_fine(self, failure: BaseException | None, *, wait: bool = True) -> None:
+        """Raise if this process, or any other, failed; every process must call it.
+
+        Args:
+            failure: What went wrong in this one.
+            wait: Wait for the others; without, they learn of a failure in their next call that exchanges anything.
+        """
+        del wait
         if failure is not None:
             raise failure
+
+    def check_same(self, facts: Mapping[str, str]) -> None:
+        """Raise, on every process, unless all of them were given the same facts, by name."""
+
+    def __enter__(self) -> Shard:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Let the other processes know whether this one failed."""
 
 
 def ids_of(requests: Tensor, request: Tensor, slot: Tensor) -> Tensor:
