@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -35,8 +35,9 @@ class Checkpoint:
 
     For the path ``run.json`` the tensors of process p are in ``run.json.G.p.safetensors``, with the number G of the
     generation. A generation is written under other names, flushed to the disk and only then renamed, tensors first;
-    the JSON names its tensor files with their checksums, and carries one of itself. So whenever a process is killed,
-    one complete generation is there. Files of older ones are removed afterwards.
+    the JSON names its tensor files with their checksums, and carries one of itself. It also describes the tensors of
+    the first process; those of another one, whose block may have more rows or fewer, are described in their own file.
+    So whenever a process is killed, one complete generation is there. Files of older ones are removed afterwards.
 
     Nothing is pickled, and no class is looked up by a name in a file except among the dataclasses of the method's
     module and those of the search itself.
@@ -90,9 +91,9 @@ class Checkpoint:
         file, content, mine = self.tensor_file(shard.rank), None, b""
         with task.together():
             content, tensors = self._content(state)
-            mine = write_tensors(file, tensors)
+            mine = write_tensors(file, tensors, content if shard.rank else None)
         digests = shard.gather(torch.tensor([list(mine)], dtype=torch.float64), shard.size)
-        with task.together():
+        with task.together(wait=True):  # the generation before goes only when this one is complete
             if shard.rank == 0:
                 files = [
                     {"name": self.tensor_file(rank).name, "sha256": bytes(map(int, digests[rank].tolist())).hex()}
@@ -149,9 +150,10 @@ class Checkpoint:
             raise CheckpointError(f"checkpoint {self.path}", got=got, expected=expected, hint=hint)
         task, self.generation = self.task, body["generation"]
         tensors = read_tensors(self.tensor_file(task.shard.rank), body["files"][task.shard.rank]["sha256"])
+        content = read_content(self.tensor_file(task.shard.rank)) if task.shard.rank else body["content"]
         reader = Reader(self.table, tensors, task.device, task.shard)
-        task.ledger, task.trace, state = (reader.read(body["content"][name]) for name in ("ledger", "trace", "state"))
-        task.trace.records = reader.read(body["content"]["records"])
+        task.ledger, task.trace, state = (reader.read(content[name]) for name in ("ledger", "trace", "state"))
+        task.trace.records = reader.read(content["records"])
         self._saved_at = time.perf_counter()
         return state
 
@@ -170,10 +172,10 @@ def known_classes(method: Method) -> set[type]:
     return known
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> bytes:
-    """Write a safetensors file in one atomic step; its SHA-256."""
+def write_tensors(path: Path, tensors: dict[str, Tensor], content: dict[str, Any] | None = None) -> bytes:
+    """Write a safetensors file, with a description of what the tensors are, in one atomic step; its SHA-256."""
     temporary = path.with_name(f".{path.name}.tmp")
-    save_file(tensors, temporary)
+    save_file(tensors, temporary, None if content is None else {"content": json.dumps(content, allow_nan=False)})
     found = file_digest(temporary)
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
@@ -194,6 +196,12 @@ def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CorruptFileError(str(path), got=str(error), expected="the tensors of the JSON beside it") from error
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    """The description in a file of tensors, whose checksum is known to be right."""
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["content"])
 
 
 def write_json(path: Path, body: dict[str, Any]) -> None:
