@@ -16,12 +16,14 @@ from ...models.verifiers import check_context
 from ..grids import GridFunction
 from ..grids import grid as make_grid
 from ..particles import Shard
+from ..particles.distributed import GroupLike, shard_of
 from ..solver import FixedGridSolver
 from ..solver import solver as make_solver
 from ..start import check_starts_at_noise
 from .budget import Budget, BudgetLike, Ledger
 from .checkpoint import Checkpoint
 from .driver import drive
+from .fingerprint import fingerprint
 from .method import Method, Outcome, at_least
 from .method import method as make_method
 from .observers import Log, Observer, ProgressBar
@@ -60,6 +62,8 @@ def search(
     progress: bool = False,
     log: str | Path | None = None,
     observers: Sequence[Observer] = (),
+    group: GroupLike = None,
+    timeout: float | None = None,
 ) -> SearchResult:
     """Search for samples of high reward, within a budget of network evaluations.
 
@@ -90,6 +94,10 @@ def search(
         progress: Show a progress bar on stderr.
         log: A file for JSON lines, one whenever the search looks at its candidates; see :class:`Log`.
         observers: Functions of (task, state) that are called after every advance; see :class:`Observer`.
+        group: Processes that share the rows: a process group of torch.distributed, True for the default one, "auto" for
+            that if there is one. All of them make this call with the same arguments, and all have its result; see
+            :class:`pushforward.solvers.particles.TorchShard`.
+        timeout: Seconds that a process may keep the others waiting; by default the group's own.
 
     Returns:
         A :class:`SearchResult`.
@@ -98,6 +106,7 @@ def search(
         BudgetError: The budget does not pay for the least that the method needs; says how much would.
         CheckpointError: The checkpoint is of another search; says what differs.
         CorruptFileError: A file of the checkpoint is cut off or changed.
+        DistributedError: Another process failed, is lost, or was given other arguments; says which.
         PushforwardError: A named error for every bad argument; what a reward or a network returns is checked.
 
     Example:
@@ -108,34 +117,38 @@ def search(
         (array([100]), True)
 
     """
-    chosen = make_method(method)
-    at_least("keep", keep, 1)
-    task = make_task(
-        model,
-        reward,
-        Budget.of(budget),
-        chosen,
-        shape=shape,
-        solver=solver,
-        steps=steps,
-        grid=grid,
-        path=path,
-        guidance=guidance,
-        condition=condition,
-        null=null,
-        context=context,
-        seed=seed,
-        requests=requests,
-        batch=batch,
-        pad=pad,
-        dtype=dtype,
-        device=device,
-    )
-    watching = [*([ProgressBar()] if progress else []), *([] if log is None else [Log(log)]), *observers]
-    store = None
-    if checkpoint is not None:
-        store = Checkpoint(checkpoint, task, chosen, every=every, every_seconds=every_seconds)
-    with torch.no_grad():
+    with shard_of(group, timeout) as shard, torch.no_grad():
+        chosen = make_method(method)
+        task = make_task(
+            model,
+            reward,
+            Budget.of(budget),
+            chosen,
+            shape=shape,
+            solver=solver,
+            steps=steps,
+            grid=grid,
+            path=path,
+            guidance=guidance,
+            condition=condition,
+            null=null,
+            context=context,
+            seed=seed,
+            requests=requests,
+            batch=batch,
+            pad=pad,
+            dtype=dtype,
+            device=device,
+            shard=shard,
+        )
+        at_least("keep", keep, 1)
+        if shard.size > 1:
+            saved = "none" if checkpoint is None else f"every {every} advances and {every_seconds:g} s"
+            shard.check_same({**fingerprint(task, chosen), "keep": str(keep), "checkpoint": saved})
+        watching = [*([ProgressBar()] if progress else []), *([] if log is None else [Log(log)]), *observers]
+        store = None
+        if checkpoint is not None:
+            store = Checkpoint(checkpoint, task, chosen, every=every, every_seconds=every_seconds)
         outcome = drive(task, chosen, checkpoint=store, observers=watching)
         return result_of(task, chosen, outcome, held_out, keep)
 

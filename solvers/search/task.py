@@ -447,8 +447,14 @@ class Task:
         return entries
 
     @contextmanager
-    def together(self, *entries: Entry) -> Iterator[None]:
-        """What may fail in one process alone: if it does, all of them raise. Its time is shared out over accounts."""
+    def together(self, *entries: Entry, wait: bool = False) -> Iterator[None]:
+        """What may fail in one process alone: if it does, all of them raise.
+
+        Args:
+            entries: Accounts over which its time is shared out.
+            wait: Go on only when all processes have come through; without, they learn of a failure when they next
+                exchange anything, and nobody waits here.
+        """
         failure: BaseException | None = None
         started = time.perf_counter()
         try:
@@ -457,7 +463,7 @@ class Task:
             failure = error
         for entry in entries:
             entry.seconds += (time.perf_counter() - started) / len(entries)
-        self.shard.all_fine(failure)
+        self.shard.all_fine(failure, wait=wait)
 
 
 def _behind(where: Callable[[int | None], str], rows: int, row: int | None) -> str:
