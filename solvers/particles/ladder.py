@@ -85,6 +85,11 @@ class Ladder:
         return ladder
 
 
+def tempered(reward: Tensor, share: Tensor) -> Tensor:
+    """Rewards [S, N] times the shares [S]; without a share -inf counts nothing either."""
+    return torch.where(share[:, None] == 0, 0.0, share[:, None] * reward)
+
+
 def next_share(log_weights: Tensor, level: Tensor, reward: Tensor, share: Tensor, ess: float) -> Tensor:
     r"""The largest share up to 1 at which the effective sample size is still ``ess``, for each request.
 
@@ -101,7 +106,7 @@ def next_share(log_weights: Tensor, level: Tensor, reward: Tensor, share: Tensor
     low, high = share.clone(), torch.ones_like(share)
 
     def size(at: Tensor) -> Tensor:
-        w = log_weights + at[:, None] * reward - level
+        w = torch.where(level == -torch.inf, level, log_weights + tempered(reward, at) - level)
         return (2 * w.logsumexp(1) - (2 * w).logsumexp(1)).exp()
 
     reached = size(high) >= ess

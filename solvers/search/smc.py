@@ -13,7 +13,7 @@ from torch import Tensor
 from ... import kernels
 from ...errors import ArgumentError, NotFiniteError, UnknownNameError
 from ..particles import Genealogy, Particles
-from ..particles.ladder import Ladder, next_share
+from ..particles.ladder import Ladder, next_share, tempered
 from ..particles.potentials import Difference, Potential, potential
 from ..sde import Diffusion, EulerMaruyama
 from ..solver import FixedGridSolver, solver
@@ -27,10 +27,12 @@ class Cloud(State):
 
     Attributes:
         particles: S N of them. Their values: "reward", of the last look ahead; "level", the log-weight that their
-            potentials have given so far; "correction", the log ratio of kernel and proposal since then; and what the
-            potential remembers. Their rows: "gradient" of the look-ahead reward, for twisted proposals.
+            potentials have given so far; what the potential remembers; and for twisted proposals "correction", the log
+            ratio of kernel and proposal since the last look. Their rows: "gradient" of the look-ahead reward, for
+            those.
         log_weights: Normalised, float64 [S, N].
         log_evidence: float64 [S].
+        ess: Effective sample sizes of the weights, float64 [S].
         share: Of the strength, by the ladder, float64 [S].
 
     """
@@ -38,6 +40,7 @@ class Cloud(State):
     particles: Particles
     log_weights: Tensor
     log_evidence: Tensor
+    ess: Tensor
     share: Tensor
 
 
@@ -52,7 +55,8 @@ class SMC(Method):
     with L of the :class:`..particles.potentials.Potential`, resampled where the effective sample size falls below
     ``threshold`` N. Weights are carried where it does not: :math:`\hat Z` is an unbiased estimate of
     :math:`E[e^{\lambda r(x_K)}]` under the solver, for every potential, scheme, threshold and proposal. The reward of a
-    finished sample is that of the sample itself.
+    finished sample is that of the sample itself. A look ahead of -inf is final: whatever the sample would become, its
+    weight is 0.
 
     Attributes:
         particles: N; by default as many as the budget pays for.
@@ -61,9 +65,10 @@ class SMC(Method):
         scheme: One of :data:`pushforward.kernels.RESAMPLING_SCHEMES`.
         threshold: Of the effective sample size, in [0, 1]; 0 never resamples, 1 always does.
         resample_at: Steps at which particles are weighted and may be resampled; None: all.
-        ladder: Tempering: None, "exponential", "polynomial", "adaptive" (the largest share that keeps the effective
-            sample size at ``threshold`` N, which makes the evidence slightly biased), or K + 1 shares. Needs the
-            potential "difference".
+        ladder: Tempering: None, "exponential", "polynomial", "adaptive", or K + 1 shares. Needs the potential
+            "difference". The adaptive share is the largest that keeps the effective sample size at ``threshold`` N;
+            particles are resampled whenever it stops short of 1. It makes the evidence slightly biased, and holds back
+            nothing while all clean estimates are alike, as they are where a run starts from pure noise.
         twist: Factor tau of the gradient in the proposal, :math:`\mu + \Gamma^2 \tau \nabla_x \beta \lambda r(D)`; 0
             is the solver's own kernel. Needs a differentiable reward, and counts a backward pass for each evaluation.
 
@@ -99,25 +104,29 @@ class SMC(Method):
             object.__setattr__(self, "resample_at", tuple(self.resample_at))
             for step in self.resample_at:
                 at_least("resample_at", step, 0)
+        if self.adaptive and not 0 < self.threshold < 1:
+            raise ArgumentError("threshold", got=self.threshold, expected="a number in (0, 1) with an adaptive ladder")
         if (self.ladder is not None or self.twist) and self.potential != Difference():
             raise ArgumentError("potential", got=self.potential, expected="'difference', with a ladder or a twist")
 
     def begin(self, task: Task) -> Cloud:
         """Draw the particles, and look ahead."""
         steps, requests = len(task.transitions), len(task.requests)
-        if self.ladder != "adaptive":
+        if not self.adaptive:
             Ladder.of(self.ladder, steps)
         if self.resample_at is not None and max(self.resample_at, default=0) >= steps:
             raise ArgumentError("resample_at", got=self.resample_at, expected=f"steps in [0, {steps})")
         looks = 1 + (steps if self.twist else sum(self.looks(step) for step in range(steps)))
         n = affordable(task, "particles", self.particles, each=(steps, looks))
         particles = task.start(torch.arange(n))
-        for name, value in {"reward": 0.0, "level": 0.0, "correction": 0.0, **self._potential.carried}.items():
+        carried = {"reward": 0.0, "level": 0.0, **self._potential.carried}
+        for name, value in (carried | {"correction": 0.0} if self.twist else carried).items():
             particles.values[name] = torch.full((requests * n,), value, dtype=torch.float64)
         task.trace.genealogy = Genealogy(requests, n)
         zeros = torch.zeros(requests, dtype=torch.float64)
         uniform = torch.full((requests, n), -math.log(n), dtype=torch.float64)
-        state = Cloud(particles=particles, log_weights=uniform, log_evidence=zeros, share=zeros)
+        ess = torch.full_like(zeros, n)
+        state = Cloud(particles=particles, log_weights=uniform, log_evidence=zeros, ess=ess, share=zeros)
         self.look(task, state, "initial")
         return state
 
@@ -132,7 +141,7 @@ class SMC(Method):
         reward = task.score(state.particles, last)
         state.particles.values["reward"] = reward
         state.share = torch.ones_like(state.share)
-        self.weigh(task, state, self.table(state, self.strength * reward) - self.table(state, "level"))
+        self.weigh(task, state, self.table(state, self.strength * reward))
         state.done = True
 
     def outcome(self, task: Task, state: Cloud) -> Outcome:
@@ -145,6 +154,11 @@ class SMC(Method):
     @property
     def _potential(self) -> Potential:
         return potential(self.potential)
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the ladder follows the effective sample size."""
+        return isinstance(self.ladder, str) and self.ladder == "adaptive"
 
     def looks(self, step: int) -> bool:
         """Whether particles are weighted at this step."""
@@ -166,61 +180,63 @@ class SMC(Method):
         if reward is None or not self.looks(step):
             return
         particles.values["reward"] = reward
-        scaled, level = self.table(state, self.strength * reward), self.table(state, "level")
-        if self.ladder == "adaptive":
-            weights = state.log_weights + self.table(state, "correction")
+        scaled = self.table(state, self.strength * reward)
+        if self.adaptive:
             wanted = self.threshold * state.log_weights.shape[1]
-            state.share = next_share(weights, level, scaled, state.share, wanted)
-        else:
+            state.share = next_share(self.pending(state), self.table(state, "level"), scaled, state.share, wanted)
+        elif self.ladder is not None:
             share = Ladder.of(self.ladder, len(task.transitions)).shares[step]
             state.share = torch.full_like(state.share, share)
         if self.ladder is not None:
-            scaled = scaled * state.share[:, None]
+            scaled = tempered(scaled, state.share)
         carried = {name: self.table(state, name) for name in (*self._potential.carried, "level")}
-        new, remembered = self._potential.level(scaled, carried)
-        for name, value in (("level", new), *remembered.items()):
+        level, remembered = self._potential.level(scaled, carried)
+        for name, value in remembered.items():
             particles.values[name] = value.reshape(-1)
-        self.weigh(task, state, torch.where(level == -torch.inf, level, new - level))
+        self.weigh(task, state, level)
 
-    def weigh(self, task: Task, state: Cloud, log_potentials: Tensor) -> None:
-        """Multiply the weights, and normalise them into the evidence."""
-        weights = state.log_weights + log_potentials + self.table(state, "correction")
-        state.particles.values["correction"] = torch.zeros_like(state.particles.values["correction"])
+    def pending(self, state: Cloud) -> Tensor:
+        """Log-weights [S, N] with what corrects for the proposals since the last look."""
+        return state.log_weights + self.table(state, "correction") if self.twist else state.log_weights
+
+    def weigh(self, task: Task, state: Cloud, level: Tensor) -> None:
+        """Raise the particles' log-weight to the level [S, N], and normalise the weights into the evidence."""
+        before, values = self.table(state, "level"), state.particles.values
+        potentials = torch.where(before == -torch.inf, before, level - before)  # a dead particle stays dead
+        weights = self.pending(state) + potentials
+        if self.twist:
+            values["correction"] = torch.zeros_like(values["correction"])
+        values["level"] = level.reshape(-1)
         increment = weights.logsumexp(1)
         if not bool(increment.isfinite().all()):
-            request = int((~increment.isfinite()).nonzero()[0])
-            got = "-inf for every particle" if bool((weights[request] == -torch.inf).all()) else "NaN or +inf"
-            error = NotFiniteError(
-                f"log-weights of request {request} at step {state.step}",
-                got=got,
-                expected="finite weights, or -inf for some",
-                hint="Look at the reward: it is -inf or very large",
-            )
-            error.step = state.step
-            raise error
+            raise no_weights(weights, increment, state.step)
         state.log_evidence = state.log_evidence + increment
         state.log_weights = weights - increment[:, None]
-        ess = (-(2 * state.log_weights).logsumexp(1)).exp()
+        state.ess = (-(2 * state.log_weights).logsumexp(1)).exp()
         finished = state.step == len(task.transitions)
         phase = "finish" if finished else "search" if state.step else "initial"
-        task.note(phase, state.step, self.table(state, "reward"), finished=finished, ess=ess)
+        task.note(phase, state.step, self.table(state, "reward"), finished=finished, ess=state.ess)
+
+    def due(self, state: Cloud) -> Tensor:
+        """Which requests are to be resampled, bool [S]."""
+        if self.threshold == 1:
+            return torch.ones_like(state.ess, dtype=torch.bool)
+        wanted = self.threshold * state.log_weights.shape[1]
+        return (state.ess < wanted) | (state.share < 1) if self.adaptive else state.ess < wanted
 
     def resample(self, task: Task, state: Cloud) -> Tensor | None:
-        """Ancestors [S, N] where some request has too small a sample size, and new weights; else None."""
+        """Resample the requests that are due: ancestors [S, N], and uniform weights; None if no request is."""
+        due = self.due(state).nonzero()[:, 0]
+        if len(due) == 0:
+            return None
         requests, n = state.log_weights.shape
-        ess = task.trace.records[-1].ess
-        if ess is None:
-            return None
-        due = ess < self.threshold * n if self.threshold < 1 else torch.ones(requests, dtype=torch.bool)
-        if not bool(due.any()):
-            return None
         draw = kernels.Draw(kernels.PURPOSE_RESAMPLING, state.step)
         drawn = kernels.resample(
-            state.log_weights, self.scheme, seed=task.seed, draw=draw, samples=task.requests
+            state.log_weights[due], self.scheme, seed=task.seed, draw=draw, samples=task.requests[due]
         ).ancestors
-        ancestors = torch.where(due[:, None], kernels.keep_in_place(drawn), torch.arange(n))
-        uniform = torch.full_like(state.log_weights, -math.log(n))
-        state.log_weights = torch.where(due[:, None], uniform, state.log_weights)
+        ancestors = torch.arange(n).repeat(requests, 1).index_copy_(0, due, kernels.keep_in_place(drawn))
+        state.log_weights = state.log_weights.index_fill(0, due, -math.log(n))
+        state.ess = state.ess.index_fill(0, due, n)
         sources = (ancestors + n * torch.arange(requests)[:, None]).reshape(-1)
         state.particles = state.particles.take(sources)
         return ancestors
@@ -233,12 +249,25 @@ class SMC(Method):
             state.particles = task.propose(state.particles, state.step)
             return
         ahead = state.share
-        if self.ladder != "adaptive":
-            shares = Ladder.of(self.ladder, len(task.transitions)).shares
-            ahead = torch.full_like(ahead, shares[min(state.step + 1, len(shares) - 1)])
+        if not self.adaptive:
+            ahead = torch.full_like(ahead, Ladder.of(self.ladder, len(task.transitions)).shares[state.step + 1])
         factor = (self.twist * self.strength * ahead).repeat_interleave(state.log_weights.shape[1])
         state.particles, correction = task.propose_twisted(state.particles, state.step, factor)
         state.particles.values["correction"] = state.particles.values["correction"] + correction
+
+
+def no_weights(weights: Tensor, sums: Tensor, step: int) -> NotFiniteError:
+    """The error of a request whose particles are all dead, or of which one weighs infinitely much."""
+    request = int((~sums.isfinite()).nonzero()[0])
+    got = "-inf for every particle" if bool((weights[request] == -torch.inf).all()) else "NaN or +inf"
+    error = NotFiniteError(
+        f"log-weights of request {request} at step {step}",
+        got=got,
+        expected="finite weights, or -inf for some",
+        hint="Look at the reward: it is -inf or very large",
+    )
+    error.step = step
+    return error
 
 
 @register("tds")
