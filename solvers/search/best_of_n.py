@@ -34,14 +34,11 @@ class Drawing(State):
     rewards: Tensor
 
 
-@register("best_of_n")
 @dataclass(frozen=True)
-class BestOfN(Method):
-    r"""N independent samples of any solver; the one of the highest reward is the result.
+class IndependentDraws(Method):
+    """Base of the methods that draw independent samples in chunks, of which only the best of each request is kept.
 
-    For a continuous reward the law of the winner is at :math:`\log N - (N - 1)/N` nats from the sampler's, whatever the
-    reward. Candidate n is the same for every N, so that the best reward never falls as N grows. Candidates are drawn in
-    chunks, of which only the best of each request is kept.
+    Candidate n is the same for every N, so that the best reward never falls as N grows.
 
     Attributes:
         candidates: N; by default as many as the budget pays for.
@@ -53,26 +50,16 @@ class BestOfN(Method):
     candidates: int | None = None
     chunk: int | None = None
 
-    source: ClassVar[str] = "Stiennon et al. 2020, Learning to summarize from human feedback (best-of-N); baseline"
     solver: ClassVar[FixedGridSolver] = solver("euler")
 
     def __post_init__(self) -> None:
         at_least("candidates", self.candidates, 1)
         at_least("chunk", self.chunk, 1)
 
-    def begin(self, task: Task) -> Drawing:
-        """Count the candidates."""
-        return Drawing(**self.counted(task, task.plan))
-
     def counted(self, task: Task, plan: Plan, fixed: tuple[int, int] = (0, 0)) -> dict[str, Any]:
         """Fields of a state before the first candidate; ``fixed`` evaluations and rewards are for other things."""
         n = affordable(task, "candidates", self.candidates, fixed=fixed, each=(plan.nfe, 1), otherwise=2**31)
         return {"candidates": n, "rewards": torch.empty(len(task.requests), 0, dtype=torch.float64)}
-
-    def advance(self, task: Task, state: Drawing) -> None:
-        """Draw, finish and score a chunk."""
-        self.draw(task, state, task.plan)
-        state.done = state.drawn == state.candidates
 
     def draw(self, task: Task, state: Drawing, plan: Plan) -> None:
         """The next candidates, samples of ``plan``, of which the best stays if it is the best so far."""
@@ -94,10 +81,35 @@ class BestOfN(Method):
         if task.out_of_time:
             state.candidates = state.drawn
 
-    def outcome(self, task: Task, state: Drawing) -> Outcome:
+    def found(self, state: Drawing) -> Outcome:
         """The best of each request."""
         assert state.best is not None, "at least one chunk is drawn"
         return Outcome(state.best, state.rewards.amax(1, keepdim=True))
+
+
+@register("best_of_n")
+@dataclass(frozen=True)
+class BestOfN(IndependentDraws):
+    r"""N independent samples of any solver; the one of the highest reward is the result.
+
+    For a continuous reward the law of the winner is at :math:`\log N - (N - 1)/N` nats from the sampler's, whatever the
+    reward. Options are those of :class:`IndependentDraws`.
+    """
+
+    source: ClassVar[str] = "Stiennon et al. 2020, Learning to summarize from human feedback (best-of-N); baseline"
+
+    def begin(self, task: Task) -> Drawing:
+        """Count the candidates."""
+        return Drawing(**self.counted(task, task.plan))
+
+    def advance(self, task: Task, state: Drawing) -> None:
+        """Draw, finish and score a chunk."""
+        self.draw(task, state, task.plan)
+        state.done = state.drawn == state.candidates
+
+    def outcome(self, task: Task, state: Drawing) -> Outcome:
+        """The best of each request."""
+        return self.found(state)
 
 
 def best_rows(rewards: Tensor, keep: int = 1) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -302,7 +302,7 @@ def renoised(x: Tensor, path: Interpolant, time: float, back: float, noise: kern
     (alpha, sigma, _, _), (alpha_back, sigma_back, _, _) = path(time), path(back)
     a = alpha_back / alpha
     spread = math.sqrt((sigma_back - a * sigma) * (sigma_back + a * sigma))
-    return kernels.combine([x], [a], noise=[noise], scale=[spread])
+    return cast(Tensor, kernels.combine([x], [a], noise=[noise], scale=[spread]))
 
 
 def time_at(path: Interpolant, level: float) -> float:

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..particles import Particles
-from .best_of_n import BestOfN, Drawing
+from .best_of_n import Drawing, IndependentDraws
 from .method import Outcome, at_least, register
 from .regenerate import regenerate, regeneration_cost, search_plan
 from .task import Task
@@ -30,7 +30,7 @@ class Searching(Drawing):
 
 @register("random")
 @dataclass(frozen=True)
-class RandomSearch(BestOfN):
+class RandomSearch(IndependentDraws):
     """Best of N in few steps each; the winner's noise is then sampled in many.
 
     Costs N K_s + K_f evaluations with a solver of one a step. With ``final_steps`` the reward that counts is that of
@@ -38,7 +38,7 @@ class RandomSearch(BestOfN):
     grows; the second may, as far as the rewards of few steps and of many disagree.
 
     Attributes:
-        candidates, chunk: As in :class:`BestOfN`.
+        candidates, chunk: As in :class:`BestOfN`: N, and how many are drawn at once.
         search_steps: K_s, steps of a candidate; by default those of the search.
         final_steps: K_f, steps of the winner's second sample; by default there is none, and this is best of N.
 
@@ -73,5 +73,5 @@ class RandomSearch(BestOfN):
     def outcome(self, task: Task, state: Searching) -> Outcome:
         """The best of each request."""
         if state.final is None or state.final_rewards is None:
-            return super().outcome(task, state)
+            return self.found(state)
         return Outcome(state.final, state.final_rewards, look_ahead=state.rewards.amax(1, keepdim=True))

@@ -312,7 +312,7 @@ def test_samplers_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ArgumentError, match="solver"):
         roam(solver="euler_maruyama", solve_steps=2)
     with pytest.raises(ArgumentError, match="the sampler begins at"):
-        roam(grid=(0.2, 0.6, 1.0))  # from the level 0.8, and 0.12 + 0.78 is 0.9
+        roam(grid=(0.05, 0.5, 1.0), forward=0.85, backward=0.9)  # from the level 0.95, and 0.12 + 0.85 is 0.97
 
 
 def test_bad_rewards_are_refused() -> None:
