@@ -22,7 +22,7 @@ class Observer(Protocol):
 
     Example:
         >>> def report(task, state):
-        ...     print(state.step, task.ledger.nfe.max(), task.trace.records[-1].best)
+        ...     print(state.step, task.ledger.nfe.max(), [record.best for record in task.trace.records[-1:]])
     """
 
     def __call__(self, task: Task, state: State, /) -> None:

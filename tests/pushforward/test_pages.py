@@ -23,6 +23,18 @@ def test_the_code_of_a_page_runs(page: str) -> None:
         exec(block, names)
 
 
+def test_the_code_of_the_page_of_long_searches_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks, names = re.findall(r"```python\n(.*?)```", (DOCS / "search_runs.md").read_text(), re.S), {}
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block, names)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.json", "run.json.3.0.safetensors", "run.jsonl"]
+    assert len(capsys.readouterr().out.splitlines()) == 10, "one a step"
+
+
 def test_the_code_of_the_page_of_paths_runs() -> None:
     blocks, names = re.findall(r"```python\n(.*?)```", PATHS, re.S), {}
     assert len(blocks) == 4
