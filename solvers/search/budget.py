@@ -44,8 +44,8 @@ class Budget:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ArgumentError(f"budget.{name}", got=repr(value), expected="an integer, at least 1, or None")
-        if self.seconds is not None and not (math.isfinite(self.seconds) and self.seconds > 0):
-            raise ArgumentError("budget.seconds", got=self.seconds, expected="a positive number, or None")
+        if self.seconds is not None and not is_positive(self.seconds):
+            raise ArgumentError("budget.seconds", got=repr(self.seconds), expected="a positive number, or None")
         if self.nfe is None and self.rewards is None and self.seconds is None:
             raise ArgumentError("budget", got="no limit", expected="at least one of nfe, rewards, seconds")
 
@@ -64,7 +64,7 @@ class Budget:
             >>> [part.nfe for part in Budget(10).split([1, 2])]
             [4, 6]
         """
-        if not weights or any(not w > 0 for w in weights):
+        if not weights or not all(is_positive(w) for w in weights):
             raise ArgumentError("weights", got=list(weights), expected="positive numbers")
         shares = [w / sum(weights) for w in weights]
         parts = {name: divide(getattr(self, name), shares) for name in ("nfe", "rewards")}
@@ -73,6 +73,16 @@ class Budget:
 
 
 BudgetLike: TypeAlias = Budget | int
+
+
+def is_positive(value: object) -> bool:
+    """Whether it is a finite number above 0."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def now() -> float:
+    """The clock of ledgers, in seconds."""
+    return time.perf_counter()
 
 
 def divide(total: int | None, shares: Sequence[float]) -> list[int | None]:
@@ -126,7 +136,7 @@ class Ledger:
     requests: int
     entries: list[Entry] = field(default_factory=list)
     spent_seconds: float = 0.0
-    started: float = field(default_factory=time.perf_counter, repr=False, metadata={"stored": False})
+    started: float = field(default_factory=now, repr=False, metadata={"stored": False})
 
     def charge(
         self,
@@ -195,4 +205,4 @@ class Ledger:
     @property
     def seconds(self) -> float:
         """Wall time of the search, the parts before interruptions included."""
-        return self.spent_seconds + time.perf_counter() - self.started
+        return self.spent_seconds + now() - self.started
