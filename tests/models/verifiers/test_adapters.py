@@ -96,6 +96,10 @@ def test_pictures_are_brought_to_the_size_and_channels_of_the_model() -> None:
         pixels = CLIPSimilarity(Towers(), size=5, crop=crop).pixels(constant)
         assert pixels.shape == (1, 3, 5, 5)
         torch.testing.assert_close(pixels, expected[None, :, None, None].expand(1, 3, 5, 5), rtol=1e-5, atol=1e-6)
+    edge = torch.ones(1, 3, 6, 6)
+    edge[..., :3] = -1  # the filter would overshoot black and white
+    seen = CLIPSimilarity(Towers(), size=20, mean=(0, 0, 0), std=(1, 1, 1)).pixels(edge)
+    assert (seen.min(), seen.max()) == (0, 1)
     wide = torch.full((1, 3, 8, 24), -0.9)
     wide[..., 8:16] = 0.9
     assert CLIPSimilarity(Towers(), size=8).pixels(wide).flatten(2).std(2).max() == 0, "only the middle square is left"

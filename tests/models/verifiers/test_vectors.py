@@ -19,6 +19,7 @@ def test_sign_agreement_counts_wrong_signs() -> None:
     assert evaluate(SignAgreement(SIGNS), x).tolist() == [-float(count) for count in wrong]
     assert evaluate(SignAgreement(SIGNS), torch.tensor([SIGNS]).reshape(1, 4, 4)).tolist() == [0.0]
     assert not math.copysign(1, evaluate(SignAgreement([1]), torch.ones(1, 1)).item()) < 0, "0, not -0"
+    assert evaluate(SignAgreement([1, -1, 1]), torch.tensor([[0.0, 0.0, -1.0]])).tolist() == [-1.0], "0 is not wrong"
     with pytest.raises(NotFiniteError, match="NaN in row 1"):
         evaluate(SignAgreement([1, 1]), torch.tensor([[1.0, 1.0], [1.0, math.nan]]))
 

@@ -111,6 +111,14 @@ def test_gradients_go_past_a_cache() -> None:
     assert cached.hits == 5
 
 
+def test_nan_is_not_remembered() -> None:
+    answers = iter([[math.nan, 1.0], [2.0]])
+    cached = Cached(lambda x, context: next(answers))
+    assert cached(X[:2]).isnan().tolist() == [True, False]
+    assert cached(X[:2]).tolist() == [2.0, 1.0]
+    assert cached.misses == 3
+
+
 def test_threads_may_share_a_cache() -> None:
     cached, failed = Cached(reward, entries=8), []
     x = torch.arange(64.0).reshape(32, 2)
