@@ -12,7 +12,7 @@ from torch import Tensor
 from ... import kernels
 from ...errors import ArgumentError, DtypeError, ShapeError
 from ...models import Guidance, Interpolant, Model, interpolant
-from ...models.verifiers import check_context
+from ...models.verifiers import check_context, is_rowwise, name_of
 from ..grids import GridFunction
 from ..grids import grid as make_grid
 from ..particles import Shard
@@ -186,6 +186,9 @@ def make_task(
         expected = f"nfe or rewards: {method.name} cannot be cut short"
         raise ArgumentError("budget.seconds", got=budget.seconds, expected=expected)
     at_least("batch", batch, 1)
+    if not is_rowwise(reward):
+        hint = "Ranks among the finished samples are ensemble.scores(values), from the rewards of each verifier"
+        raise ArgumentError("reward", got=name_of(reward), expected="a reward of each row by itself", hint=hint)
     if pad and batch is None:
         raise ArgumentError("pad", got=True, expected="a number of rows as batch=")
     target = interpolant(path or method.path or model.interpolant)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import pushforward as pf
 from pushforward.errors import ArgumentError, BudgetError, NotFiniteError, ShapeError
+from pushforward.models.verifiers import Coordinate, RankEnsemble
 from pushforward.solvers.search import BestOfN, Budget, SearchResult
 
 
@@ -146,3 +147,10 @@ def test_bad_rewards_are_refused(reward: Any, error: type[Exception], says: str)
 def test_bad_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ArgumentError, match=next(iter(options))):
         BestOfN(**options)
+
+
+def test_a_reward_of_sets_is_refused() -> None:
+    """Ranks are comparable within one set, and a network call's rows are none."""
+    ensemble = RankEnsemble([Coordinate(0), Coordinate(1)])
+    with pytest.raises(ArgumentError, match="a reward of each row by itself"):
+        pf.search(three_modes().model(), ensemble, 20, shape=(1, 2), method="best_of_n")
