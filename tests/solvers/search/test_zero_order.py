@@ -40,9 +40,10 @@ def test_the_stride_decides_against_random_search() -> None:
         return float(best.mean()), float(best.std()) / requests**0.5
 
     random, spread = measured(RandomSearch(50), 500)
-    walks = {tau: measured(ZeroOrder(4, tau, 12), 490) for tau in (0.8, 0.95, 0.99)}
-    assert ZeroOrder().cosine == 0.8
-    assert walks[0.8][0] - random > 3 * math.hypot(walks[0.8][1], spread)
+    usual = ZeroOrder().cosine
+    walks = {tau: measured(ZeroOrder(4, tau, 12), 490) for tau in (usual, 0.8, 0.95, 0.99)}
+    for tau in (usual, 0.8):
+        assert walks[tau][0] - random > 3 * math.hypot(walks[tau][1], spread)
     assert random - walks[0.99][0] > 3 * math.hypot(walks[0.99][1], spread)
     published = {0.8: (-3.02, 0.10), 0.95: (-4.45, 0.12), 0.99: (-6.14, 0.14)}
     for tau, (mean, error) in published.items():  # of other seeds: four errors of the difference
