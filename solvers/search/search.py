@@ -85,7 +85,8 @@ def search(
             0 .. S - 1 by default.
         batch: Rows of a network or reward call, at most.
         pad: Fill every network call up to ``batch`` rows, for results that do not depend on the batch by a single bit.
-            These rows belong to nobody and are not counted.
+            These rows belong to nobody and are not counted. That takes a network to which all rows of such a call are
+            alike: products of matrices may treat the last few apart, unless there are a multiple of 16.
         dtype, device: Of the states; by default float32 and the network's device.
         checkpoint: A file, with others beside it, in which the search is saved as it goes. If it is there already, the
             search goes on from it, and returns what it would have returned without the interruption, bit for bit; time

@@ -329,7 +329,8 @@ class Task:
         transition = self.transitions[step]
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            source = leaf if transition.scale == 1 else transition.scale * leaf
+            # A node of its own: the network's shares of the gradient are summed before the state's own, padded or not.
+            source = leaf.view_as(leaf) if transition.scale == 1 else transition.scale * leaf
             found = self.call(source, transition.time, transition.branches, request)
             if not all(output.requires_grad for output in found):
                 got, expected = "an output without a graph", "one that a gradient passes through"
