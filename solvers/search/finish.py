@@ -6,7 +6,8 @@ import math
 from typing import Protocol
 
 from ...errors import ArgumentError
-from ..plan import Plan
+from ..plan import Combine, Evaluate, Expression, Plan
+from ..plan.expression import expressions
 from ..solver import solver
 from .plans import optimised_plan
 from .task import Task
@@ -43,11 +44,26 @@ def finish_cost(task: Task, method: Finishing) -> int:
     if not method.finish:
         return 0
     found = finish_plan(task, method)
-    if found.evaluations[0].input != found.start:
+    if found.stochastic:  # its normals would be those of the search's first steps
+        got, expected = f"{method.finish_solver}, which draws noise", "a solver of the flow, for instance 'ddim'"
+        raise ArgumentError("finish_solver", got=got, expected=expected)
+    if not begins_at_state(found):
         got = f"{method.finish_solver}, which evaluates elsewhere first"
         raise ArgumentError("finish_solver", got=got, expected="a solver whose first evaluation is at the state")
     passes = sum(len(evaluation.labels) for evaluation in found.evaluations[1:])
     return math.ceil(passes / task.evaluation_cost)
+
+
+def begins_at_state(plan: Plan) -> bool:
+    """Whether the first evaluation is at the first state and time, but for the scale that the network wants."""
+    values = {plan.start: Expression.register(plan.start)}
+    for instruction in plan.instructions:
+        if isinstance(instruction, Evaluate):
+            there = values[instruction.input]
+            return instruction.time == plan.grid[0] and there.registers == [plan.start] and not there.draws
+        if isinstance(instruction, Combine):
+            values.update(zip(instruction.outs, expressions(instruction), strict=True))
+    return False
 
 
 def check_searchable(task: Task) -> None:

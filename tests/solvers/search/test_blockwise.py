@@ -10,9 +10,12 @@ from search_oracles import SignPattern, gaussian_line, three_modes
 from searches import BLOCK, in_order, same, sample_ids
 
 import pushforward as pf
+from pushforward import solvers
 from pushforward.errors import ArgumentError, BudgetError, PlanError
+from pushforward.models import prediction
 from pushforward.solvers.search import SVDD, BestOfN, Budget, CoDe
 from pushforward.solvers.search.blockwise import choose
+from pushforward.solvers.search.finish import begins_at_state
 
 DOUBLE = torch.float64
 MODES, SIGNS = three_modes(), SignPattern()
@@ -213,6 +216,15 @@ def test_a_step_without_noise_has_one_candidate():
     assert (found.ledger.total("rewards") == 2 * (4 * 5 + 1)).all()
 
 
+@pytest.mark.parametrize("kind", ["velocity", "edm"])
+def test_known_outputs_serve_solvers_that_begin_at_the_state(kind):
+    """Of inputs scaled for the network too; not those that move before they evaluate."""
+    read = prediction(kind, "linear")
+    for name, begins in (("ddim", True), ("heun", True), ("shark", False), ("edm_stochastic", False)):
+        written = solvers.plan(solvers.solver(name), [0.5, 0.75, 1.0], read.interpolant, prediction=read)
+        assert begins_at_state(written.lower(read).optimise()) == begins, name
+
+
 @pytest.mark.parametrize(("method", "each"), [(SVDD(), 8), (SVDD(finish=3), 8), (CoDe(chains=1), 5)], ids=str)
 def test_budget_decides_the_candidates(method, each):
     """One candidate more for each chain would not fit."""
@@ -257,5 +269,5 @@ def test_bad_options_are_refused():
         search(SVDD(finish=2), steps=1)
     with pytest.raises(ArgumentError, match="candidates: got no number and no limit"):
         search(SVDD(), Budget(seconds=5.0))
-    with pytest.raises(ArgumentError, match="finish_solver"):
-        search(SVDD(finish=2, finish_solver="shark"), 99)
+    with pytest.raises(ArgumentError, match=r"finish_solver: got edm_stochastic, which draws noise"):
+        search(SVDD(finish=2, finish_solver="edm_stochastic"), 99)

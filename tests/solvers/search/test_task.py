@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from search_oracles import Counting, SignPattern, sign_denoiser
+from search_oracles import Counting, SignPattern, sign_denoiser, three_modes
 from searches import sample_ids
 
 import pushforward as pf
@@ -267,3 +268,29 @@ def test_rewards_of_another_shape_are_reported_with_their_step(shape):
         run(SIGNS.model(), RAGGED, reward=lambda x, _: torch.zeros(shape))
     with pytest.raises(ShapeError, match=r"^finished samples: reward returned shape"):
         run(SIGNS.model(), METHODS[0], reward=lambda x, _: torch.zeros(shape))
+
+
+@pytest.mark.parametrize("options", [{}, {"guidance": Guidance(2.0, interval=(0.1, 0.4))}], ids=["plain", "guided"])
+def test_rows_at_different_steps_are_scaled_by_their_own_times(options):
+    """Attempts of rollover with equal quotas are SVDD's candidates, for inputs scaled as EDM's networks want them.
+
+    Chains whose shares differ are at different steps, so each row has a scale and branches of its own.
+    """
+    problem = three_modes()
+    exact = problem.model(kind="edm")
+    model = replace(exact, network=lambda x, t, on=None: exact.network(x, t) * (1 if on is None else on.reshape(-1, 1)))
+    if options:
+        one = torch.ones(1, dtype=DOUBLE)
+        model, options = replace(model, null={"on": 0.5 * one}), options | {"condition": {"on": one}}
+    settings = {"shape": (3, 2), "steps": 5, "path": "vp", "grid": "circular", "dtype": DOUBLE, "keep": 2} | options
+    svdd = search(model, problem.reward, 100, method=SVDD(candidates=4, finish=3), **settings)
+    uniform = RolloverBudgetForcing(initial=1, allocation=(4,) * 4, finish=3)
+    found = search(model, problem.reward, 100, method=uniform, **settings)
+    torch.testing.assert_close(found.samples, svdd.samples, rtol=0, atol=1e-12)
+    ragged = search(model, problem.reward, 120, method=RolloverBudgetForcing(initial=1), **settings)
+    alone = [
+        search(model, problem.reward, 120, method=RolloverBudgetForcing(initial=1), **settings | {"requests": ids})
+        for ids in (torch.tensor([0, 7, 8]), torch.tensor([9, 1, 6]))
+    ]
+    for i, other in enumerate(alone):
+        torch.testing.assert_close(other.samples[i], ragged.samples[i], rtol=0, atol=1e-12)
