@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -125,5 +125,5 @@ def host_group(group: ProcessGroup, timeout: float | None) -> ProcessGroup:
         everyone = group is dist.group.WORLD
         ranks = None if everyone else dist.get_process_group_ranks(group)
         made = dist.new_group(ranks, backend="gloo", timeout=limit, use_local_synchronization=not everyone)
-        COMPANIONS[group] = made
+        COMPANIONS[group] = cast("ProcessGroup", made)
     return COMPANIONS[group]
