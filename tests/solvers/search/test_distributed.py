@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
+import socket
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -150,3 +153,16 @@ def test_groups_that_are_none():
     for timeout in (0, -1.0, float("nan")):
         with pytest.raises(ArgumentError, match="timeout"):
             shard_of(True, timeout)
+
+
+def test_the_code_of_the_page_runs(monkeypatch, capsys):
+    page = (Path(__file__).resolve().parents[3] / "docs/distributed_search.md").read_text()
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    told = {"RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    for name, value in told.items():
+        monkeypatch.setenv(name, str(value))
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    exec(block, {})
+    assert "154 NFE a request" in capsys.readouterr().out
