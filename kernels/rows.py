@@ -99,11 +99,9 @@ def keep_in_place(ancestors: Tensor) -> Tensor:
     if ancestors.ndim not in (1, 2):
         raise ShapeError("ancestors", got=list(ancestors.shape), expected="[N] or [S, N]")
     _check_index("ancestors", ancestors, ancestors.shape[-1])
-    children = torch.zeros_like(ancestors).scatter_add(-1, ancestors, torch.ones_like(ancestors))
-    free = (children == 0).cumsum(-1) - 1  # number of a free slot
-    surplus = (children - 1).clamp(min=0).cumsum(-1)
-    own = torch.arange(ancestors.shape[-1], device=ancestors.device)
-    return torch.where(children > 0, own, torch.searchsorted(surplus, free, right=True))
+    if operators.needs_operator(ancestors):
+        return keep_reference(ancestors)
+    return implementation("keep_in_place", device_type(ancestors))(ancestors)
 
 
 def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
@@ -221,6 +219,28 @@ def scatter_reference(base: Tensor, winners: Tensor, values: Tensor, out: Tensor
     if out is not base:
         out.copy_(base)
     out[batch, row] = values[batch, winners[batch, row]]
+
+
+@implements("keep_in_place", "cuda")  # torch is fast enough on a GPU
+@implements("keep_in_place", "triton")
+@implements("keep_in_place", "reference")
+def keep_reference(ancestors: Tensor) -> Tensor:
+    """Match the number of every free slot with the children that are too many, counted from the first parent on."""
+    children = torch.zeros_like(ancestors).scatter_add(-1, ancestors, torch.ones_like(ancestors))
+    free = (children == 0).cumsum(-1) - 1  # number of a free slot
+    surplus = (children - 1).clamp(min=0).cumsum(-1)
+    own = torch.arange(ancestors.shape[-1], device=ancestors.device)
+    return torch.where(children > 0, own, torch.searchsorted(surplus, free, right=True))
+
+
+@implements("keep_in_place", "native")
+def keep_native(ancestors: Tensor) -> Tensor:
+    """Count the children, and walk along the slots and the parents once."""
+    ancestors = ancestors.contiguous()
+    out = torch.empty_like(ancestors)
+    batch = ancestors.numel() // max(1, ancestors.shape[-1])
+    native_module.keep_in_place(ancestors.data_ptr(), out.data_ptr(), batch, ancestors.shape[-1])
+    return out
 
 
 @implements("gather_tokens", "native")

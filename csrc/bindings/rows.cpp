@@ -29,7 +29,14 @@ void permute(uintptr_t rows, uintptr_t index, int64_t batch, int64_t count, size
                threads);
 }
 
+void keep(uintptr_t ancestors, uintptr_t out, int64_t batch, int64_t count) {
+  const int threads = torch_threads();
+  py::gil_scoped_release release;
+  keep_in_place(reinterpret_cast<const int64_t*>(ancestors), reinterpret_cast<int64_t*>(out), batch, count, threads);
+}
+
 PF_BINDINGS(module) {
+  module.def("keep_in_place", &keep, py::arg("ancestors"), py::arg("out"), py::arg("batch"), py::arg("count"));
   module.def("move_rows", &move, py::arg("out"), py::arg("source"), py::arg("base"), py::arg("index"),
              py::arg("batch"), py::arg("out_rows"), py::arg("source_rows"), py::arg("row_bytes"));
   module.def("permute_rows", &permute, py::arg("rows"), py::arg("index"), py::arg("batch"), py::arg("count"),

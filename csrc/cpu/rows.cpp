@@ -129,4 +129,27 @@ void permute_rows(char* rows, const int64_t* index, int64_t batch, int64_t count
   }
 }
 
+void keep_in_place(const int64_t* ancestors, int64_t* out, int64_t batch, int64_t count, int threads) {
+  threads = useful_threads(batch * count * int64_t(sizeof(int64_t)), threads);
+  parallel_for(batch, threads, [&](int64_t first, int64_t last) {
+    std::vector<int32_t> children;  // a population has at most 2^31 particles
+    for (int64_t b = first; b < last; ++b) {
+      const int64_t* from = ancestors + b * count;
+      int64_t* to = out + b * count;
+      children.assign(size_t(count), 0);
+      for (int64_t j = 0; j < count; ++j) ++children[from[j]];
+      // As many places are free as there are children too many, so that the parent never runs past the end.
+      for (int64_t place = 0, parent = 0; place < count; ++place) {
+        if (children[place] > 0) {
+          to[place] = place;
+          continue;
+        }
+        while (children[parent] < 2) ++parent;
+        to[place] = parent;
+        --children[parent];
+      }
+    }
+  });
+}
+
 }  // namespace pushforward

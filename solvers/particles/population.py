@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ... import kernels
 from .shard import Shard
 
 SLOTS = 2**32
@@ -44,12 +45,13 @@ class Particles:
         """The local rows."""
         return self.shard.block(len(self))
 
-    def take(self, sources: Tensor, slot: Tensor | None = None) -> Particles:
+    def take(self, sources: Tensor, slot: Tensor | None = None, request: Tensor | None = None) -> Particles:
         """The population whose row j is a copy of row ``sources[j]`` of this one.
 
         Args:
             sources: int64 [M] in [0, R), on the CPU; the same on every process.
             slot: Slots of the new rows, int64 [M]; by default those of this population, in their places.
+            request: Requests of the new rows, where they are known to be those of their sources.
         """
         slot = self.slot if slot is None else slot
         names = list(self.rows)
@@ -57,13 +59,25 @@ class Particles:
         kept = 1 + len(self.outputs)
         return Particles(
             self.shard,
-            self.request[sources],
+            self.request[sources] if request is None else request,
             slot,
             moved[0],
             moved[1:kept],
-            {name: value[sources] for name, value in self.values.items()},
+            dict(zip(self.values, kernels.gather_rows(list(self.values.values()), sources), strict=True)),
             dict(zip(names, moved[kept:], strict=True)),
         )
+
+    def descend(self, ancestors: Tensor) -> Particles:
+        """The population in which slot j of request s is a copy of the request's slot ``ancestors[s, j]``.
+
+        Args:
+            ancestors: int64 [S, N] in [0, N), on the CPU, for a population of N particles of each request in turn.
+        """
+        requests, count = ancestors.shape
+        sources = ancestors.reshape(-1)
+        if requests > 1:
+            sources = (ancestors + count * torch.arange(requests)[:, None]).reshape(-1)
+        return self.take(sources, self.slot, self.request)
 
     def where(self, chosen: Tensor, other: Particles) -> Particles:
         """Row by row the other population's particle where ``chosen`` (bool [R]) says so, else this one's."""

@@ -202,17 +202,15 @@ class SMC(Method):
     def weigh(self, task: Task, state: Cloud, level: Tensor) -> None:
         """Raise the particles' log-weight to the level [S, N], and normalise the weights into the evidence."""
         before, values = self.table(state, "level"), state.particles.values
-        potentials = torch.where(before == -torch.inf, before, level - before)  # a dead particle stays dead
-        weights = self.pending(state) + potentials
+        weights = level - before
+        weights.masked_fill_(before == -torch.inf, -torch.inf)  # a dead particle stays dead
+        weights += self.pending(state)
         if self.twist:
             values["correction"] = torch.zeros_like(values["correction"])
         values["level"] = level.reshape(-1)
-        increment = weights.logsumexp(1)
-        if not bool(increment.isfinite().all()):
-            raise no_weights(weights, increment, state.step)
+        increment, state.ess = sums(weights, state.step)
         state.log_evidence = state.log_evidence + increment
-        state.log_weights = weights - increment[:, None]
-        state.ess = (-(2 * state.log_weights).logsumexp(1)).exp()
+        state.log_weights = weights.sub_(increment[:, None])
         finished = state.step == len(task.transitions)
         phase = "finish" if finished else "search" if state.step else "initial"
         task.note(phase, state.step, self.table(state, "reward"), finished=finished, ess=state.ess)
@@ -232,13 +230,18 @@ class SMC(Method):
         requests, n = state.log_weights.shape
         draw = kernels.Draw(kernels.PURPOSE_RESAMPLING, state.step)
         drawn = kernels.resample(
-            state.log_weights[due], self.scheme, seed=task.seed, draw=draw, samples=task.requests[due]
+            state.log_weights if len(due) == requests else state.log_weights[due],
+            self.scheme,
+            seed=task.seed,
+            draw=draw,
+            samples=task.requests[due],
         ).ancestors
-        ancestors = torch.arange(n).repeat(requests, 1).index_copy_(0, due, kernels.keep_in_place(drawn))
+        ancestors = kernels.keep_in_place(drawn)
+        if len(due) < requests:
+            ancestors = torch.arange(n).repeat(requests, 1).index_copy_(0, due, ancestors)
         state.log_weights = state.log_weights.index_fill(0, due, -math.log(n))
         state.ess = state.ess.index_fill(0, due, n)
-        sources = (ancestors + n * torch.arange(requests)[:, None]).reshape(-1)
-        state.particles = state.particles.take(sources)
+        state.particles = state.particles.descend(ancestors)
         return ancestors
 
     def propose(self, task: Task, state: Cloud, ancestors: Tensor | None) -> None:
@@ -256,18 +259,26 @@ class SMC(Method):
         state.particles.values["correction"] = state.particles.values["correction"] + correction
 
 
-def no_weights(weights: Tensor, sums: Tensor, step: int) -> NotFiniteError:
-    """The error of a request whose particles are all dead, or of which one weighs infinitely much."""
-    request = int((~sums.isfinite()).nonzero()[0])
-    got = "-inf for every particle" if bool((weights[request] == -torch.inf).all()) else "NaN or +inf"
-    error = NotFiniteError(
-        f"log-weights of request {request} at step {step}",
-        got=got,
-        expected="finite weights, or -inf for some",
-        hint="Look at the reward: it is -inf or very large",
-    )
-    error.step = step
-    return error
+def sums(log_weights: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    """Logarithm of the sum of the weights [S, N], and effective sample size, of each request: float64 [S].
+
+    Raises:
+        NotFiniteError: All particles of a request are dead, or one weighs infinitely much.
+    """
+    highest = log_weights.amax(1)
+    if not bool(highest.isfinite().all()):
+        request = int((~highest.isfinite()).nonzero()[0])
+        error = NotFiniteError(
+            f"log-weights of request {request} at step {step}",
+            got="-inf for every particle" if highest[request] == -torch.inf else "NaN or +inf",
+            expected="finite weights, or -inf for some",
+            hint="Look at the reward: it is -inf or very large",
+        )
+        error.step = step
+        raise error
+    weights = (log_weights - highest[:, None]).exp_()
+    total = weights.sum(1)
+    return total.log() + highest, total.square() / weights.square_().sum(1)
 
 
 @register("tds")

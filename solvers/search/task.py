@@ -82,6 +82,8 @@ class Task:
     shard: Shard = field(default_factory=Shard)
     batch: int | None = None
     pad: bool = False
+    _counted: tuple[Tensor, Counts] | None = field(default=None, repr=False)
+    _ids: tuple[Tensor, Tensor, Tensor] | None = field(default=None, repr=False)
 
     # --- the sampler ------------------------------------------------------------------------------------------------
 
@@ -137,9 +139,11 @@ class Task:
         return particles
 
     def ids(self, particles: Particles) -> Tensor:
-        """Sample ids of the local rows, which key their noise."""
-        block = particles.block
-        return ids_of(self.requests, particles.request[block], particles.slot[block])
+        """Sample ids of the local rows, which key their noise; the last ones are kept, as populations share them."""
+        request, slot, block = particles.request, particles.slot, particles.block
+        if self._ids is None or self._ids[0] is not request or self._ids[1] is not slot:
+            self._ids = request, slot, ids_of(self.requests, request[block], slot[block])
+        return self._ids[2]
 
     def propose(self, particles: Particles, step: Steps) -> Particles:
         """One draw of the step's kernel for every row, with the noise of its slot; the outputs are used up.
@@ -432,8 +436,10 @@ class Task:
     # --- bookkeeping ------------------------------------------------------------------------------------------------
 
     def _count(self, request: Tensor) -> Counts:
-        """How many of the rows each request has."""
-        return torch.bincount(request, minlength=len(self.requests)).numpy()
+        """How many of the rows each request has; the last counts are kept, as populations share their rows' requests."""
+        if self._counted is None or self._counted[0] is not request:
+            self._counted = request, torch.bincount(request, minlength=len(self.requests)).numpy()
+        return self._counted[1]
 
     def _charge(
         self, phase: str, step: Steps, particles: Particles, *, evaluations: bool = False, rewards: bool = False

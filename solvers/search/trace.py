@@ -84,14 +84,17 @@ class Trace:
         ess: Tensor | None = None,
     ) -> Record:
         """Note the rewards [S, N] of candidates."""
-        highest = rewards.nan_to_num(nan=-torch.inf, neginf=-torch.inf, posinf=torch.inf).amax(1)
-        lowest = rewards.nan_to_num(nan=torch.inf, neginf=-torch.inf, posinf=torch.inf).amin(1)
-        best, empty = highest, rewards.isnan().all(1)
+        lowest, highest = rewards.aminmax(dim=1)  # NaN if there is any
+        mean, best, empty = rewards.mean(1), highest, lowest.isnan()
+        if bool(empty.any()):
+            highest = rewards.nan_to_num(nan=-torch.inf, neginf=-torch.inf, posinf=torch.inf).amax(1)
+            lowest = rewards.nan_to_num(nan=torch.inf, neginf=-torch.inf, posinf=torch.inf).amin(1)
+            mean, best, empty = rewards.nanmean(1), highest, rewards.isnan().all(1)
         last = self.records[-1] if self.records else None
         if last is not None and last.finished == finished:
             best = torch.maximum(best, last.best)
         kept = rewards.clone() if rewards.numel() <= self.keep else None
-        mean, highest, lowest = (v.masked_fill(empty, torch.nan) for v in (rewards.nanmean(1), highest, lowest))
+        mean, highest, lowest = (v.masked_fill(empty, torch.nan) for v in (mean, highest, lowest))
         self.records.append(Record(phase, step, time, finished, nfe, best, mean, highest, lowest, kept, ess))
         return self.records[-1]
 

@@ -106,8 +106,26 @@ def test_large_rows_and_threads(variant, shape):
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_survivors_of_many_populations_are_the_same_on_every_backend(variant):
+    for shape in ((0, 5), (3, 0), (1, 1), (5, 1), (40, 33), (2, 100_003)):
+        ancestors = indices(*shape, shape[1], 5)
+        with using(variant):
+            kept = keep_in_place(ancestors)
+            assert torch.equal(keep_in_place(ancestors.t().contiguous().t()), kept)
+        with using("reference"):
+            assert torch.equal(kept, keep_in_place(ancestors))
+            assert torch.equal(keep_in_place(ancestors[0]) if shape[0] else kept, kept[0] if shape[0] else kept)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 @given(ancestors=st.integers(1, 12).flatmap(lambda n: st.lists(st.integers(0, n - 1), min_size=n, max_size=n)))
-def test_survivors_keep_their_slots(ancestors):
+def test_survivors_keep_their_slots(variant, ancestors):
+    with using(variant):
+        check_survivors(ancestors)
+
+
+def check_survivors(ancestors):
     given_ones = torch.tensor(ancestors)
     kept = keep_in_place(given_ones)
     assert torch.equal(kept.sort().values, given_ones.sort().values)

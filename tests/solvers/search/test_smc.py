@@ -253,8 +253,8 @@ def test_closing_with_the_running_maximum_is_seen(chain):
 def test_an_array_that_is_not_moved_with_the_others_is_seen(chain, monkeypatch, left):
     moved = Particles.take
 
-    def partly(self, sources, slot=None):
-        new = moved(self, sources, slot)
+    def partly(self, sources, *others):
+        new = moved(self, sources, *others)
         if left == "x":
             return dataclasses.replace(new, x=self.x)
         return dataclasses.replace(new, values=new.values | {"level": self.values["level"]})

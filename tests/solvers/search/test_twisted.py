@@ -205,8 +205,8 @@ def test_twists_that_are_not_moved_with_their_particles_are_seen(monkeypatch):
     """What a released pipeline does: evidence hundreds of times too high, and rewards above the exact expectation."""
     moved = Particles.take
 
-    def partly(self, sources, slot=None):
-        new = moved(self, sources, slot)
+    def partly(self, sources, *others):
+        new = moved(self, sources, *others)
         return dataclasses.replace(
             new,
             values=new.values | {"level": self.values["level"]},
