@@ -93,7 +93,7 @@ RUNS = {"ours": ours, "eager": eager}
 
 
 def exact() -> float:
-    """Log Z of the chain that both sample: its states are Gaussian, with moments that the steps hand on."""
+    """Exact log Z of the chain that both sample: its states are Gaussian, with moments that the steps hand on."""
     mean, variance = 0.0, 1.0
     for time, keep, pull, noise in coefficients():
         offset = float(network(torch.zeros(1, dtype=torch.float64), torch.tensor(time, dtype=torch.float64)))

@@ -64,3 +64,4 @@ else:
     from .wavelets import haar2d as haar2d
     from .wavelets import idwt2d as idwt2d
     from .wavelets import ihaar2d as ihaar2d
+    from .weights import reweigh as reweigh

@@ -54,8 +54,9 @@ def gather_rows(
     batched = ancestors.ndim == 2
     index = ancestors if batched else ancestors[None]
     rows = [x if batched else x[None] for x in given]
-    for number, x in enumerate(rows):
-        _check("tensors" if single else f"tensors[{number}]", x, "ancestors", index)
+    for number, x in enumerate(rows):  # the range is that of the first, unless they have different numbers of rows
+        checked = number > 0 and x.ndim > 1 and x.shape[:2] == rows[0].shape[:2]
+        _check("tensors" if single else f"tensors[{number}]", x, "ancestors", index, checked=checked)
     if in_place:
         if torch.is_grad_enabled() and any(x.requires_grad for x in given):
             raise ArgumentError("in_place", got=True, expected="False where a gradient is recorded")
@@ -98,7 +99,6 @@ def keep_in_place(ancestors: Tensor) -> Tensor:
     """
     if ancestors.ndim not in (1, 2):
         raise ShapeError("ancestors", got=list(ancestors.shape), expected="[N] or [S, N]")
-    _check_index("ancestors", ancestors, ancestors.shape[-1])
     if operators.needs_operator(ancestors):
         return keep_reference(ancestors)
     return implementation("keep_in_place", device_type(ancestors))(ancestors)
@@ -173,14 +173,15 @@ def last_of(index: Tensor, rows: int) -> Tensor:
     return index.new_full((index.shape[0], rows), -1).scatter_reduce(1, index, order, "amax")
 
 
-def _check(name: str, x: Tensor, index_name: str, index: Tensor) -> None:
+def _check(name: str, x: Tensor, index_name: str, index: Tensor, *, checked: bool = False) -> None:
     if index.ndim != 2:
         raise ShapeError(index_name, got=list(index.shape), expected="[B, M]")
     if x.ndim < 2 or x.shape[0] != index.shape[0]:
         raise ShapeError(name, got=list(x.shape), expected=f"[{index.shape[0]}, N, ...], like {index_name}")
     if index.device != x.device:
         raise DeviceError(index_name, got=index.device, expected=f"{x.device}, the device of {name}")
-    _check_index(index_name, index, x.shape[1])
+    if not checked:
+        _check_index(index_name, index, x.shape[1])
 
 
 def _check_index(name: str, index: Tensor, rows: int) -> None:
@@ -226,6 +227,7 @@ def scatter_reference(base: Tensor, winners: Tensor, values: Tensor, out: Tensor
 @implements("keep_in_place", "reference")
 def keep_reference(ancestors: Tensor) -> Tensor:
     """Match the number of every free slot with the children that are too many, counted from the first parent on."""
+    _check_index("ancestors", ancestors, ancestors.shape[-1])
     children = torch.zeros_like(ancestors).scatter_add(-1, ancestors, torch.ones_like(ancestors))
     free = (children == 0).cumsum(-1) - 1  # number of a free slot
     surplus = (children - 1).clamp(min=0).cumsum(-1)
@@ -236,10 +238,13 @@ def keep_reference(ancestors: Tensor) -> Tensor:
 @implements("keep_in_place", "native")
 def keep_native(ancestors: Tensor) -> Tensor:
     """Count the children, and walk along the slots and the parents once."""
-    ancestors = ancestors.contiguous()
+    if ancestors.dtype != torch.int64:
+        raise DtypeError("ancestors", got=ancestors.dtype, expected="torch.int64")
+    ancestors, rows = ancestors.contiguous(), ancestors.shape[-1]
     out = torch.empty_like(ancestors)
-    batch = ancestors.numel() // max(1, ancestors.shape[-1])
-    native_module.keep_in_place(ancestors.data_ptr(), out.data_ptr(), batch, ancestors.shape[-1])
+    wrong = native_module.keep_in_place(ancestors.data_ptr(), out.data_ptr(), ancestors.numel() // max(1, rows), rows)
+    if wrong:
+        raise ArgumentError("ancestors", got=wrong, expected=f"numbers in [0, {rows})")
     return out
 
 

@@ -29,10 +29,10 @@ void permute(uintptr_t rows, uintptr_t index, int64_t batch, int64_t count, size
                threads);
 }
 
-void keep(uintptr_t ancestors, uintptr_t out, int64_t batch, int64_t count) {
+int64_t keep(uintptr_t ancestors, uintptr_t out, int64_t batch, int64_t count) {
   const int threads = torch_threads();
   py::gil_scoped_release release;
-  keep_in_place(reinterpret_cast<const int64_t*>(ancestors), reinterpret_cast<int64_t*>(out), batch, count, threads);
+  return keep_in_place(reinterpret_cast<const int64_t*>(ancestors), reinterpret_cast<int64_t*>(out), batch, count, threads);
 }
 
 PF_BINDINGS(module) {

@@ -1,6 +1,7 @@
 #include "rows.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <vector>
 
@@ -82,6 +83,17 @@ void move_rows(const RowsJob& job, int threads) {
   const int64_t pieces = std::max<int64_t>(1, (int64_t(job.row_bytes) + piece - 1) / piece);
   const int64_t rows = job.batch * job.out_rows;
   if (job.row_bytes == 0) return;
+  if (job.batch == 1 && pieces == 1) {  // particles: without a division for each of many short rows
+    parallel_for(rows, useful_threads(rows * int64_t(job.row_bytes), threads), [&](int64_t first, int64_t last) {
+      for (int64_t row = first; row < last; ++row) {
+        const int64_t from = job.index[row];
+        if (from < 0 && !job.base) continue;
+        const char* source = from >= 0 ? job.source + size_t(from) * job.row_bytes : job.base + row * job.row_bytes;
+        copy(job.out + size_t(row) * job.row_bytes, source, job.row_bytes);
+      }
+    });
+    return;
+  }
   parallel_for(rows * pieces, useful_threads(rows * int64_t(job.row_bytes), threads), [&](int64_t first, int64_t last) {
     for (int64_t unit = first; unit < last; ++unit) {
       const int64_t row = unit / pieces;
@@ -129,15 +141,21 @@ void permute_rows(char* rows, const int64_t* index, int64_t batch, int64_t count
   }
 }
 
-void keep_in_place(const int64_t* ancestors, int64_t* out, int64_t batch, int64_t count, int threads) {
+int64_t keep_in_place(const int64_t* ancestors, int64_t* out, int64_t batch, int64_t count, int threads) {
   threads = useful_threads(batch * count * int64_t(sizeof(int64_t)), threads);
+  std::atomic<int64_t> wrong{0};
   parallel_for(batch, threads, [&](int64_t first, int64_t last) {
     std::vector<int32_t> children;  // a population has at most 2^31 particles
     for (int64_t b = first; b < last; ++b) {
       const int64_t* from = ancestors + b * count;
       int64_t* to = out + b * count;
       children.assign(size_t(count), 0);
-      for (int64_t j = 0; j < count; ++j) ++children[from[j]];
+      int64_t j = 0;
+      for (; j < count && uint64_t(from[j]) < uint64_t(count); ++j) ++children[size_t(from[j])];
+      if (j < count) {
+        wrong = from[j];
+        return;
+      }
       // As many places are free as there are children too many, so that the parent never runs past the end.
       for (int64_t place = 0, parent = 0; place < count; ++place) {
         if (children[place] > 0) {
@@ -150,6 +168,7 @@ void keep_in_place(const int64_t* ancestors, int64_t* out, int64_t batch, int64_
       }
     }
   });
+  return wrong;
 }
 
 }  // namespace pushforward

@@ -22,7 +22,8 @@ void move_rows(const RowsJob& job, int threads);
 void permute_rows(char* rows, const int64_t* index, int64_t batch, int64_t count, size_t row_bytes, int threads);
 
 // A rearrangement of each row of `ancestors` in which every i that occurs is at place i; the rest, in increasing order,
-// fills the free places in increasing order. Any order, each in [0, count).
-void keep_in_place(const int64_t* ancestors, int64_t* out, int64_t batch, int64_t count, int threads);
+// fills the free places in increasing order. Returns an ancestor outside [0, count) if there is one (then `out` is
+// unspecified), else 0.
+int64_t keep_in_place(const int64_t* ancestors, int64_t* out, int64_t batch, int64_t count, int threads);
 
 }  // namespace pushforward

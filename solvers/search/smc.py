@@ -26,10 +26,10 @@ class Cloud(State):
     """The particles and their weights; ``step`` is where they are on the grid.
 
     Attributes:
-        particles: S N of them. Their values: "reward", of the last look ahead; "level", the log-weight that their
-            potentials have given so far; what the potential remembers; and for twisted proposals "correction", the log
-            ratio of kernel and proposal since the last look. Their rows: "gradient" of the look-ahead reward, for
-            those.
+        particles: S N of them. Their values: "level", the log-weight that their potentials have given so far; what the
+            potential remembers; and for twisted proposals "correction", the log ratio of kernel and proposal since the
+            last look. Their rows: "gradient" of the look-ahead reward, for those.
+        rewards: What the last look saw, float64 [S, N]; it is used up by then, and does not follow the particles.
         log_weights: Normalised, float64 [S, N].
         log_evidence: float64 [S].
         ess: Effective sample sizes of the weights, float64 [S].
@@ -38,6 +38,7 @@ class Cloud(State):
     """
 
     particles: Particles
+    rewards: Tensor
     log_weights: Tensor
     log_evidence: Tensor
     ess: Tensor
@@ -119,14 +120,17 @@ class SMC(Method):
         looks = 1 + (steps if self.twist else sum(self.looks(step) for step in range(steps)))
         n = affordable(task, "particles", self.particles, each=(steps, looks))
         particles = task.start(torch.arange(n))
-        carried = {"reward": 0.0, "level": 0.0, **self._potential.carried}
+        carried = {"level": 0.0, **self._potential.carried}
         for name, value in (carried | {"correction": 0.0} if self.twist else carried).items():
             particles.values[name] = torch.full((requests * n,), value, dtype=torch.float64)
         task.trace.genealogy = Genealogy(requests, n)
         zeros = torch.zeros(requests, dtype=torch.float64)
         uniform = torch.full((requests, n), -math.log(n), dtype=torch.float64)
         ess = torch.full_like(zeros, n)
-        state = Cloud(particles=particles, log_weights=uniform, log_evidence=zeros, ess=ess, share=zeros)
+        nothing = torch.empty(0, dtype=torch.float64)
+        state = Cloud(
+            particles=particles, rewards=nothing, log_weights=uniform, log_evidence=zeros, ess=ess, share=zeros
+        )
         self.look(task, state, "initial")
         return state
 
@@ -138,16 +142,14 @@ class SMC(Method):
         if step < last:
             self.look(task, state, "search")
             return
-        reward = task.score(state.particles, last)
-        state.particles.values["reward"] = reward
+        state.rewards = self.table(state, task.score(state.particles, last))
         state.share = torch.ones_like(state.share)
-        self.weigh(task, state, self.table(state, self.strength * reward))
+        self.weigh(task, state, self.strength * state.rewards)
         state.done = True
 
     def outcome(self, task: Task, state: Cloud) -> Outcome:
         """All particles, with their weights."""
-        rewards = self.table(state, "reward")
-        return Outcome(state.particles, rewards, None, state.log_weights, state.log_evidence)
+        return Outcome(state.particles, state.rewards, None, state.log_weights, state.log_evidence)
 
     # --- the parts --------------------------------------------------------------------------------------------------
 
@@ -179,8 +181,8 @@ class SMC(Method):
             reward = task.look_ahead(particles, step, phase) if self.looks(step) else None
         if reward is None or not self.looks(step):
             return
-        particles.values["reward"] = reward
-        scaled = self.table(state, self.strength * reward)
+        state.rewards = self.table(state, reward)
+        scaled = self.strength * state.rewards
         if self.adaptive:
             wanted = self.threshold * state.log_weights.shape[1]
             state.share = next_share(self.pending(state), self.table(state, "level"), scaled, state.share, wanted)
@@ -201,19 +203,22 @@ class SMC(Method):
 
     def weigh(self, task: Task, state: Cloud, level: Tensor) -> None:
         """Raise the particles' log-weight to the level [S, N], and normalise the weights into the evidence."""
-        before, values = self.table(state, "level"), state.particles.values
-        weights = level - before
-        weights.masked_fill_(before == -torch.inf, -torch.inf)  # a dead particle stays dead
-        weights += self.pending(state)
+        values, correction = state.particles.values, self.table(state, "correction") if self.twist else None
+        try:
+            new = kernels.reweigh(state.log_weights, level, self.table(state, "level"), correction)
+        except NotFiniteError as error:
+            got, hint = str(error.got).replace("in row", "in request"), "The reward is -inf or very large"
+            told = NotFiniteError(f"log-weights at step {state.step}", got=got, expected=error.expected, hint=hint)
+            told.step = state.step
+            raise told from error
+        values["level"] = level.reshape(-1)
         if self.twist:
             values["correction"] = torch.zeros_like(values["correction"])
-        values["level"] = level.reshape(-1)
-        increment, state.ess = sums(weights, state.step)
-        state.log_evidence = state.log_evidence + increment
-        state.log_weights = weights.sub_(increment[:, None])
+        state.log_weights, state.ess = new.log_weights, new.ess
+        state.log_evidence = state.log_evidence + new.log_sum
         finished = state.step == len(task.transitions)
         phase = "finish" if finished else "search" if state.step else "initial"
-        task.note(phase, state.step, self.table(state, "reward"), finished=finished, ess=state.ess)
+        task.note(phase, state.step, state.rewards, finished=finished, ess=state.ess)
 
     def due(self, state: Cloud) -> Tensor:
         """Which requests are to be resampled, bool [S]."""
@@ -239,7 +244,10 @@ class SMC(Method):
         ancestors = kernels.keep_in_place(drawn)
         if len(due) < requests:
             ancestors = torch.arange(n).repeat(requests, 1).index_copy_(0, due, ancestors)
-        state.log_weights = state.log_weights.index_fill(0, due, -math.log(n))
+        if len(due) == requests:
+            state.log_weights = torch.full_like(state.log_weights, -math.log(n))
+        else:
+            state.log_weights = state.log_weights.index_fill(0, due, -math.log(n))
         state.ess = state.ess.index_fill(0, due, n)
         state.particles = state.particles.descend(ancestors)
         return ancestors
@@ -257,28 +265,6 @@ class SMC(Method):
         factor = (self.twist * self.strength * ahead).repeat_interleave(state.log_weights.shape[1])
         state.particles, correction = task.propose_twisted(state.particles, state.step, factor)
         state.particles.values["correction"] = state.particles.values["correction"] + correction
-
-
-def sums(log_weights: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    """Logarithm of the sum of the weights [S, N], and effective sample size, of each request: float64 [S].
-
-    Raises:
-        NotFiniteError: All particles of a request are dead, or one weighs infinitely much.
-    """
-    highest = log_weights.amax(1)
-    if not bool(highest.isfinite().all()):
-        request = int((~highest.isfinite()).nonzero()[0])
-        error = NotFiniteError(
-            f"log-weights of request {request} at step {step}",
-            got="-inf for every particle" if highest[request] == -torch.inf else "NaN or +inf",
-            expected="finite weights, or -inf for some",
-            hint="Look at the reward: it is -inf or very large",
-        )
-        error.step = step
-        raise error
-    weights = (log_weights - highest[:, None]).exp_()
-    total = weights.sum(1)
-    return total.log() + highest, total.square() / weights.square_().sum(1)
 
 
 @register("tds")

@@ -258,7 +258,11 @@ class Task:
         """
         inputs, ids = [particles.x, *particles.outputs], self.ids(particles)
         if isinstance(step, int):
-            return self._combine(inputs, self._clean_weights(step), step, ids)
+            weights = self._clean_weights(step)
+            used = [i for i, weight in enumerate(weights) if weight != 0]
+            if len(used) == 1 and weights[used[0]] == 1:  # the network's output itself
+                return inputs[used[0]]
+            return self._combine(inputs, weights, step, ids)
         local = step[particles.block]
         distinct, which = torch.unique(local, return_inverse=True)
         table = torch.tensor([self._clean_weights(k) for k in distinct.tolist()], dtype=torch.float64)
@@ -296,12 +300,14 @@ class Task:
 
         What comes back is checked, and errors begin with ``where(row)``; books nothing.
         """
-        size, parts = self.batch or max(len(x), 1), [torch.zeros(0, dtype=torch.float64)]
+        size, parts = self.batch or max(len(x), 1), []
         for i in range(0, len(x), size):
             context = take_rows(self.context, request[i : i + size], len(self.requests))
             place = partial(_behind, where, i)
             parts.append(evaluate_reward(reward, x[i : i + size], context, where=place))
-        return torch.cat(parts)
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
 
     # --- gradients --------------------------------------------------------------------------------------------------
 
@@ -436,7 +442,7 @@ class Task:
     # --- bookkeeping ------------------------------------------------------------------------------------------------
 
     def _count(self, request: Tensor) -> Counts:
-        """How many of the rows each request has; the last counts are kept, as populations share their rows' requests."""
+        """How many of the rows each request has; the last counts are kept, as populations share their requests."""
         if self._counted is None or self._counted[0] is not request:
             self._counted = request, torch.bincount(request, minlength=len(self.requests)).numpy()
         return self._counted[1]
