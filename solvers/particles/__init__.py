@@ -1,5 +1,6 @@
 """Particles: populations that move as a whole, and the Gaussian kernels that propose their next states."""
 
+from .conditional import FeynmanKac, conditional_smc
 from .distributed import TorchShard, shard_of
 from .genealogy import Genealogy
 from .ladder import Ladder
@@ -10,6 +11,7 @@ from .transitions import Transition, Transitions
 
 __all__ = [
     "POTENTIALS",
+    "FeynmanKac",
     "Genealogy",
     "Ladder",
     "Particles",
@@ -18,6 +20,7 @@ __all__ = [
     "TorchShard",
     "Transition",
     "Transitions",
+    "conditional_smc",
     "potential",
     "shard_of",
 ]

@@ -9,8 +9,9 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from ...errors import PlanError, SingularTimeError
+from ...errors import ArgumentError, PlanError, SingularTimeError
 from ...kernels import Draw
 from ...models import Guidance, Prediction
 from ..plan import Link, Plan, chain
@@ -46,6 +47,21 @@ class Transition:
     def noise(self) -> float:
         """Standard deviation of the kernel, Gamma; 0 for a deterministic step."""
         return math.hypot(*self.noises)
+
+    def log_density(self, inputs: Sequence[Tensor], new: Tensor) -> Tensor:
+        r"""Logarithm of the kernel at x', :math:`-|x' - \mu|^2 / (2 \Gamma^2)` without its constant, float64 [R].
+
+        Args:
+            inputs: The state and the outputs of ``branches`` there, [R, *D] each.
+            new: x', [R, *D].
+
+        Raises:
+            ArgumentError: The step is deterministic.
+        """
+        if self.noise == 0:
+            raise ArgumentError("step", got=f"the deterministic one at t = {self.time:.6g}", expected="one with noise")
+        mean = sum(weight * x.double() for weight, x in zip(self.weights, inputs, strict=True))
+        return -0.5 * ((new.double() - mean) / self.noise).square().flatten(1).sum(1)
 
 
 @dataclass(frozen=True)
