@@ -319,7 +319,7 @@ def layout(tensors: Sequence[Tensor]) -> Iterator[str]:
 def checksum(*facts: object, content: Tensor | None = None) -> int:
     """32 bits of facts and of a tensor's content."""
     total = zlib.crc32(repr(facts).encode())
-    return total if content is None else zlib.crc32(memoryview(content.contiguous().numpy()), total)
+    return total if content is None else zlib.crc32(content.contiguous().numpy().tobytes(), total)
 
 
 def section(x: Tensor, rows: int) -> int:

@@ -182,13 +182,14 @@ class Task:
     ) -> Tensor:
         """A combination whose result must be finite; the rows' steps and sample ids say in errors where it is not."""
         status = torch.zeros(1, dtype=torch.int32, device=inputs[0].device)
-        out = kernels.combine(inputs, weights, noise=noise or None, scale=scale if noise else None, status=status)
+        scales = scale if noise else None
+        out = cast(Tensor, kernels.combine(inputs, weights, noise=noise or None, scale=scales, status=status))
         if int(status):
             bad = [~tensor.flatten(1).isfinite().all(1) for tensor in (*inputs[1:], out)]
             row = int(torch.stack([rows.cpu() for rows in bad]).any(0).nonzero()[0])
             network = any(bool(rows[row]) for rows in bad[:-1])
             raise self._not_finite("network output" if network else "state", step, ids, row)
-        return cast(Tensor, out)
+        return out
 
     def _not_finite(self, what: str, step: Steps, ids: Tensor, row: int) -> NotFiniteError:
         """The error of a run that went wrong in one of the rows."""
