@@ -13,7 +13,8 @@ from searches import sample_ids
 import pushforward as pf
 from pushforward.errors import ArgumentError, NotFiniteError, ShapeError
 from pushforward.models import Guidance, adapt
-from pushforward.solvers.search import SVDD, BestOfN, CoDe, RolloverBudgetForcing, search
+from pushforward.solvers.search import SVDD, BestOfN, Budget, CoDe, RolloverBudgetForcing, search
+from pushforward.solvers.search.search import make_task
 
 DOUBLE = torch.float64
 SIGNS = SignPattern(4)
@@ -294,3 +295,32 @@ def test_rows_at_different_steps_are_scaled_by_their_own_times(options):
     ]
     for i, other in enumerate(alone):
         torch.testing.assert_close(other.samples[i], ragged.samples[i], rtol=0, atol=1e-12)
+
+
+def test_clean_estimates_of_rows_at_different_steps_are_the_oracle_s():
+    """Outputs and D of each row at the time of its own step, for scaled inputs."""
+    problem = three_modes()
+    task = make_task(
+        problem.model(kind="edm"),
+        problem.reward,
+        Budget(100),
+        SVDD(),
+        shape=(2, 2),
+        steps=5,
+        path="vp",
+        grid="circular",
+        dtype=DOUBLE,
+    )
+    particles, steps = task.start(torch.arange(3)), torch.tensor([0, 3, 1, 4, 0, 2])
+    task.evaluate(particles, steps)
+    found = task.denoised(particles, steps)
+    times = torch.tensor([task.transitions[k].time for k in steps.tolist()], dtype=DOUBLE)
+    told = problem.oracle().denoised(particles.x, times)
+    torch.testing.assert_close(found, told, rtol=0, atol=1e-12)
+    assert [(e.step, e.passes.tolist()) for e in task.ledger.entries] == [
+        (0, [1, 1]),
+        (1, [1, 0]),
+        (2, [0, 1]),
+        (3, [1, 0]),
+        (4, [0, 1]),
+    ]
