@@ -185,11 +185,15 @@ class Task:
         scales = scale if noise else None
         out = cast(Tensor, kernels.combine(inputs, weights, noise=noise or None, scale=scales, status=status))
         if int(status):
-            bad = [~tensor.flatten(1).isfinite().all(1) for tensor in (*inputs[1:], out)]
-            row = int(torch.stack([rows.cpu() for rows in bad]).any(0).nonzero()[0])
-            network = any(bool(rows[row]) for rows in bad[:-1])
-            raise self._not_finite("network output" if network else "state", step, ids, row)
+            raise self._broken(inputs[1:], out, step, ids)
         return out
+
+    def _broken(self, outputs: Sequence[Tensor], result: Tensor, step: Steps, ids: Tensor) -> NotFiniteError:
+        """The error of a result that is not finite: of a network's output if one is not, else of the state."""
+        bad = [~tensor.flatten(1).isfinite().all(1) for tensor in (*outputs, result)]
+        row = int(torch.stack([rows.cpu() for rows in bad]).any(0).nonzero()[0])
+        network = any(bool(rows[row]) for rows in bad[:-1])
+        return self._not_finite("network output" if network else "state", step, ids, row)
 
     def _not_finite(self, what: str, step: Steps, ids: Tensor, row: int) -> NotFiniteError:
         """The error of a run that went wrong in one of the rows."""
@@ -262,7 +266,10 @@ class Task:
             weights = self._clean_weights(step)
             used = [i for i, weight in enumerate(weights) if weight != 0]
             if len(used) == 1 and weights[used[0]] == 1:  # the network's output itself
-                return inputs[used[0]]
+                out = inputs[used[0]]
+                if out.numel() and not bool(torch.stack(out.aminmax()).isfinite().all()):  # NaN is both
+                    raise self._broken(inputs[1:], out, step, ids)
+                return out
             return self._combine(inputs, weights, step, ids)
         local = step[particles.block]
         distinct, which = torch.unique(local, return_inverse=True)
