@@ -188,6 +188,9 @@ def _check_index(name: str, index: Tensor, rows: int) -> None:
     if index.dtype != torch.int64:
         raise DtypeError(name, got=index.dtype, expected="torch.int64")
     if index.is_cpu and index.numel() and not operators.tracing() and type(index) is Tensor:
+        if native_module is not None and index.is_contiguous():  # a fifth of the time
+            if not native_module.any_outside(index.data_ptr(), index.numel(), rows):
+                return
         low, high = (int(x) for x in index.aminmax())
         if low < 0 or high >= rows:
             raise ArgumentError(name, got=low if low < 0 else high, expected=f"numbers in [0, {rows})")

@@ -92,17 +92,20 @@ def native(
     log_weights: Tensor, level: Tensor, before: Tensor, correction: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Three passes over the weights, on all threads."""
-    log_weights, level, before = log_weights.contiguous(), level.contiguous(), before.contiguous()
+    same = log_weights.stride(1) == 0  # uniform weights, expanded from one a row
+    log_weights = log_weights[:, 0].contiguous() if same else log_weights.contiguous()
+    level, before = level.contiguous(), before.contiguous()
     correction = None if correction is None else correction.contiguous()
-    out, sums = torch.empty_like(log_weights), torch.empty((3, len(log_weights)), dtype=torch.float64)
+    out, sums = torch.empty_like(level), torch.empty((3, len(log_weights)), dtype=torch.float64)
     native_module.reweigh(
         log_weights.data_ptr(),
+        same,
         before.data_ptr(),
         level.data_ptr(),
         0 if correction is None else correction.data_ptr(),
         out.data_ptr(),
         sums.data_ptr(),
-        *log_weights.shape,
+        *level.shape,
     )
     highest, total, squares = sums.unbind(0)
     return out, highest, total, squares

@@ -35,7 +35,14 @@ int64_t keep(uintptr_t ancestors, uintptr_t out, int64_t batch, int64_t count) {
   return keep_in_place(reinterpret_cast<const int64_t*>(ancestors), reinterpret_cast<int64_t*>(out), batch, count, threads);
 }
 
+bool outside(uintptr_t index, int64_t count, int64_t rows) {
+  const int threads = torch_threads();
+  py::gil_scoped_release release;
+  return any_outside(reinterpret_cast<const int64_t*>(index), count, rows, threads);
+}
+
 PF_BINDINGS(module) {
+  module.def("any_outside", &outside, py::arg("index"), py::arg("count"), py::arg("rows"));
   module.def("keep_in_place", &keep, py::arg("ancestors"), py::arg("out"), py::arg("batch"), py::arg("count"));
   module.def("move_rows", &move, py::arg("out"), py::arg("source"), py::arg("base"), py::arg("index"),
              py::arg("batch"), py::arg("out_rows"), py::arg("source_rows"), py::arg("row_bytes"));

@@ -141,6 +141,16 @@ void permute_rows(char* rows, const int64_t* index, int64_t batch, int64_t count
   }
 }
 
+bool any_outside(const int64_t* index, int64_t count, int64_t rows, int threads) {
+  std::atomic<bool> found{false};
+  parallel_for(count, useful_threads(count * int64_t(sizeof(int64_t)), threads), [&](int64_t first, int64_t last) {
+    int64_t wrong = 0;  // negative if one is: i < 0, or rows - 1 - i < 0
+    for (int64_t i = first; i < last; ++i) wrong |= index[i] | (rows - 1 - index[i]);
+    if (wrong < 0) found = true;
+  });
+  return found;
+}
+
 int64_t keep_in_place(const int64_t* ancestors, int64_t* out, int64_t batch, int64_t count, int threads) {
   threads = useful_threads(batch * count * int64_t(sizeof(int64_t)), threads);
   std::atomic<int64_t> wrong{0};

@@ -5,6 +5,7 @@
 #include <limits>
 #include <vector>
 
+#include "../core/exponential.hpp"
 #include "parallel.hpp"
 
 namespace pushforward {
@@ -33,11 +34,12 @@ void reweigh(const WeightsJob& job, int threads) {
       }
     });
   };
-  each([&](int64_t, int64_t begin, int64_t count, Partial& partial) {
+  each([&](int64_t row, int64_t begin, int64_t count, Partial& partial) {
     double highest = dead;
     bool number = true;
+    const double* weight = job.log_weights + (job.same ? row : begin);
     for (int64_t i = begin; i < begin + count; ++i) {
-      double l = job.log_weights[i] + (job.level[i] - job.before[i]);
+      double l = weight[job.same ? 0 : i - begin] + (job.level[i] - job.before[i]);
       if (job.correction) l += job.correction[i];
       l = job.before[i] == dead ? dead : l;
       job.out[i] = l;
@@ -59,7 +61,7 @@ void reweigh(const WeightsJob& job, int threads) {
     const double highest = job.highest[row];
     partial.sum = partial.squares = 0;
     for (int64_t i = begin; i < begin + count; ++i) {
-      const double w = std::exp(job.out[i] - highest);
+      const double w = PF_ISA::exponential<PF_ISA::OneDouble>(job.out[i] - highest);
       partial.sum += w;
       partial.squares += w * w;
     }

@@ -6,7 +6,8 @@
 namespace pushforward {
 
 struct WeightsJob {
-  const double* log_weights;  // [rows, particles], like all that follow
+  const double* log_weights;  // [rows, particles], like all that follow; or [rows] if they are the same for all
+  bool same;
   const double* before;
   const double* level;
   const double* correction;  // or null

@@ -125,11 +125,15 @@ class SMC(Method):
             particles.values[name] = torch.full((requests * n,), value, dtype=torch.float64)
         task.trace.genealogy = Genealogy(requests, n)
         zeros = torch.zeros(requests, dtype=torch.float64)
-        uniform = torch.full((requests, n), -math.log(n), dtype=torch.float64)
         ess = torch.full_like(zeros, n)
         nothing = torch.empty(0, dtype=torch.float64)
         state = Cloud(
-            particles=particles, rewards=nothing, log_weights=uniform, log_evidence=zeros, ess=ess, share=zeros
+            particles=particles,
+            rewards=nothing,
+            log_weights=uniform(requests, n),
+            log_evidence=zeros,
+            ess=ess,
+            share=zeros,
         )
         self.look(task, state, "initial")
         return state
@@ -245,7 +249,7 @@ class SMC(Method):
         if len(due) < requests:
             ancestors = torch.arange(n).repeat(requests, 1).index_copy_(0, due, ancestors)
         if len(due) == requests:
-            state.log_weights = torch.full_like(state.log_weights, -math.log(n))
+            state.log_weights = uniform(requests, n)
         else:
             state.log_weights = state.log_weights.index_fill(0, due, -math.log(n))
         state.ess = state.ess.index_fill(0, due, n)
@@ -265,6 +269,11 @@ class SMC(Method):
         factor = (self.twist * self.strength * ahead).repeat_interleave(state.log_weights.shape[1])
         state.particles, correction = task.propose_twisted(state.particles, state.step, factor)
         state.particles.values["correction"] = state.particles.values["correction"] + correction
+
+
+def uniform(requests: int, particles: int) -> Tensor:
+    """Equal log-weights, [S, N], of one number a request."""
+    return torch.full((requests, 1), -math.log(particles), dtype=torch.float64).expand(-1, particles)
 
 
 @register("tds")
