@@ -52,14 +52,15 @@ class TorchShard(Shard):
     Use it as a context manager: on leaving, an exception of one process becomes known to the others.
 
     Args:
-        group: The process group; None for the default one. One of NCCL alone gets a companion of gloo.
+        group: The process group; None for the default one. One of NCCL alone gets a companion of gloo,
+            if it has all processes.
         timeout: Seconds that a process may keep the others waiting; by default the group's own.
 
     Attributes:
         traffic: What this process has sent in :meth:`move`.
 
     Raises:
-        DistributedError: There is no process group, or this process is not in it.
+        DistributedError: There is no process group, this process is not in it, or it carries no tensors of the CPU.
 
     """
 
@@ -303,7 +304,10 @@ def as_tensor(content: bytes) -> Tensor:
 
 def as_bytes(x: Tensor) -> Tensor:
     """The content of a tensor, uint8 [n]."""
-    return x.contiguous().reshape(-1).view(torch.uint8)
+    flat = x.contiguous().reshape(-1)
+    if flat.stride() != (1,):  # a single number is contiguous whatever its stride, but not for a view
+        flat = flat.clone(memory_format=torch.contiguous_format)
+    return flat.view(torch.uint8)
 
 
 def from_bytes(content: Tensor, like: Tensor, rows: int) -> Tensor:

@@ -117,13 +117,19 @@ class Mesh:
 
 
 def host_group(group: ProcessGroup, timeout: float | None) -> ProcessGroup:
-    """A group of the same processes that carries tensors of the CPU: itself, or a gloo group made once beside it."""
+    """A group of the same processes that carries tensors of the CPU: itself, or a gloo group made once beside it.
+
+    Raises:
+        DistributedError: It does not, and has only some of the processes: the others would have to take part in making
+            another one.
+    """
     if "cpu:" in dist.get_backend_config(group):
         return group
     if group not in COMPANIONS:
+        if dist.get_world_size(group) < dist.get_world_size():
+            hint = "torch.distributed.new_group(ranks, backend='cpu:gloo,cuda:nccl') makes one"
+            got = f"{dist.get_backend_config(group)} for some of the processes"
+            raise DistributedError("group", got=got, expected="a group that carries tensors of the CPU too", hint=hint)
         limit = None if timeout is None else timedelta(seconds=timeout)
-        everyone = group is dist.group.WORLD
-        ranks = None if everyone else dist.get_process_group_ranks(group)
-        made = dist.new_group(ranks, backend="gloo", timeout=limit, use_local_synchronization=not everyone)
-        COMPANIONS[group] = cast("ProcessGroup", made)
+        COMPANIONS[group] = cast("ProcessGroup", dist.new_group(backend="gloo", timeout=limit))
     return COMPANIONS[group]

@@ -161,6 +161,13 @@ def other_rows(rank: int) -> None:
         shard.move([torch.ones(1, 2)], sources, 4)
 
 
+def some(rank: int) -> None:
+    """A group that carries nothing of the CPU, of three processes."""
+    group = dist.new_group([0, 1, 2], backend="cuda:gloo")
+    if rank < 3:
+        find("svdd", group=group)
+
+
 SCENARIOS: dict[str, Callable[[int], object]] = {
     "seed": lambda rank: find("best_of_n", group=True, seed=int(rank == 1)),
     "several": lambda rank: find("svdd", group="auto", **({"steps": 5, "shape": (2, 2)} if rank == 3 else {})),
@@ -171,6 +178,8 @@ SCENARIOS: dict[str, Callable[[int], object]] = {
     "leave": leave,
     "stray": stray,
     "other_rows": other_rows,
+    "companion": lambda rank: find("svdd", group=dist.new_group(list(range(4)), backend="cuda:gloo")),
+    "some": some,
     "after": lambda rank: find("best_of_n", group=True),
 }
 
@@ -227,8 +236,9 @@ def check_rows(group: dist.ProcessGroup, size: int, kind: type[TorchShard] = Tor
             torch.from_numpy(draw.normal(size=(rows, 1, 5)).astype(np.float32)).bfloat16(),
             torch.from_numpy(draw.integers(0, 2, (rows, 3)).astype(bool)),
             torch.from_numpy(draw.integers(-9, 9, rows)),
+            torch.from_numpy(draw.normal(size=(rows, 2)))[:, 1],
             torch.zeros(rows, 0),
-        ][int(draw.integers(0, 5)) :]
+        ][int(draw.integers(0, 6)) :]
         sources = torch.from_numpy(draw.integers(0, rows, new))
         if draw.random() < 0.3 and rows == new:
             sources = kernels.keep_in_place(sources)

@@ -126,6 +126,12 @@ def test_a_search_goes_on_in_as_many_processes_as_it_was_saved_by(session):
             np.testing.assert_array_equal(session[0][rank][f"resumed {key}"], value, err_msg=key)
 
 
+def test_a_group_without_the_processor_gets_a_companion(session):
+    assert [end["said"] for end in ends(session, "companion")] == ["", "", ""]
+    for end in ends(session, "some"):
+        assert end["said"].startswith("group: got cuda:gloo for some of the processes, expected a group that carries")
+
+
 def test_the_group_serves_the_next_search(session):
     assert {end["kind"] for end in ends(session, "after")} == {"none"}
 
