@@ -23,6 +23,7 @@ from pushforward.solvers.search import SearchResult, method, methods
 
 DOUBLE = torch.float64
 SIZES = (1, 2, 3, 4)
+SIZES_OF = {"thirteen": (1, 2, 4), "padded": SIZES, "idle": (4,)}
 VARIANTS = {
     "thirteen": {},  # particles for each of five requests: 65 rows, which neither 2 nor 3 nor 4 divide
     "padded": {"batch": 8, "pad": True},
@@ -100,7 +101,7 @@ def everything(rank: int, size: int, folder: Path) -> dict[str, Any]:
     for n, group in groups.items():
         if rank < n:
             for name, _ in methods():
-                for variant in VARIANTS:
+                for variant in (variant for variant in VARIANTS if n in SIZES_OF[variant]):
                     result = arrays(find(name, variant, group=group))
                     saved |= {f"{n} {name} {variant} {key}": value for key, value in result.items()}
     report: dict[str, Any] = {"rows": [check_rows(groups[n], n) for n in SIZES if rank < n]}

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from distributed_runs import SIZES, VARIANTS, arrays, everything, find
+from distributed_runs import SIZES, SIZES_OF, VARIANTS, arrays, everything, find
 from ranks import once, run_ranks
 
 from pushforward.errors import ArgumentError, DistributedError
@@ -45,7 +45,7 @@ def session(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tuple[l
 def test_any_number_of_processes_finds_the_same(session, name, variant):
     alone = arrays(find(name, variant))
     assert len(alone["seen"]) >= (1 if variant == "idle" else 65), "a search that looks at something"
-    for size in SIZES:
+    for size in SIZES_OF[variant]:
         for rank in range(size):
             for key, value in alone.items():
                 there = session[0][rank][f"{size} {name} {variant} {key}"]
