@@ -101,7 +101,7 @@ def keep_in_place(ancestors: Tensor) -> Tensor:
         raise ShapeError("ancestors", got=list(ancestors.shape), expected="[N] or [S, N]")
     if operators.needs_operator(ancestors):
         return keep_reference(ancestors)
-    return implementation("keep_in_place", device_type(ancestors))(ancestors)
+    return implementation("survivors", device_type(ancestors))(ancestors)
 
 
 def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
@@ -225,9 +225,9 @@ def scatter_reference(base: Tensor, winners: Tensor, values: Tensor, out: Tensor
     out[batch, row] = values[batch, winners[batch, row]]
 
 
-@implements("keep_in_place", "cuda")  # torch is fast enough on a GPU
-@implements("keep_in_place", "triton")
-@implements("keep_in_place", "reference")
+@implements("survivors", "cuda")  # torch is fast enough on a GPU
+@implements("survivors", "triton")
+@implements("survivors", "reference")
 def keep_reference(ancestors: Tensor) -> Tensor:
     """Match the number of every free slot with the children that are too many, counted from the first parent on."""
     _check_index("ancestors", ancestors, ancestors.shape[-1])
@@ -238,7 +238,7 @@ def keep_reference(ancestors: Tensor) -> Tensor:
     return torch.where(children > 0, own, torch.searchsorted(surplus, free, right=True))
 
 
-@implements("keep_in_place", "native")
+@implements("survivors", "native")
 def keep_native(ancestors: Tensor) -> Tensor:
     """Count the children, and walk along the slots and the parents once."""
     if ancestors.dtype != torch.int64:

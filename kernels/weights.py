@@ -62,7 +62,7 @@ def reweigh(log_weights: Tensor, level: Tensor, before: Tensor, correction: Tens
             expected = "[S, N] with N >= 1, the same for all"
             raise ShapeError(name, got=list(x.shape), expected=expected)
     given = [x for x in (log_weights, level, before, correction) if x is not None]
-    run = reference if operators.needs_operator(*given) else implementation("reweigh", device_type(log_weights))
+    run = reference if operators.needs_operator(*given) else implementation("weight_update", device_type(log_weights))
     out, highest, total, squares = run(log_weights, level, before, correction)
     bad = ~highest.isfinite()
     if not operators.tracing() and bool(bad.any()):
@@ -72,9 +72,9 @@ def reweigh(log_weights: Tensor, level: Tensor, before: Tensor, correction: Tens
     return Reweighed(out, total.log() + highest, total.square() / squares)
 
 
-@implements("reweigh", "cuda")
-@implements("reweigh", "triton")
-@implements("reweigh", "reference")
+@implements("weight_update", "cuda")
+@implements("weight_update", "triton")
+@implements("weight_update", "reference")
 def reference(
     log_weights: Tensor, level: Tensor, before: Tensor, correction: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -87,7 +87,7 @@ def reference(
     return wide - (highest + total.log())[:, None], highest, total, weights.square().sum(1)
 
 
-@implements("reweigh", "native")
+@implements("weight_update", "native")
 def native(
     log_weights: Tensor, level: Tensor, before: Tensor, correction: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
