@@ -3,8 +3,9 @@
 Gaussian data in the plane, 20 steps of Euler-Maruyama, the reward a coordinate, a closed-form network in float32:
 `pushforward.search` with the method "smc" against the loop that one writes in torch (`torch.randn`, softmax,
 `torch.multinomial`, indexing), with the same network and the same reward. Once with resampling at every step, and once
-where the effective sample size falls below half. The estimates of the evidence must agree with the exact one. The peak
-memory is that of a process that does nothing else, torch itself included.
+where the effective sample size falls below half, which it does once. The estimates of the evidence must agree with the
+exact one. The peak memory is that of a process that does nothing else, torch itself included; it is in the JSON file,
+in bytes.
 """
 
 from __future__ import annotations
@@ -118,10 +119,9 @@ def benchmark(bench: Benchmark) -> None:
             runs = [partial(run, particles, threshold) for run in (ours, eager)]
             for run in runs:  # the relative variance of Zhat is below 20 / N
                 assert abs(run() - exact()) < 5 * math.sqrt(20 / particles), "log Zhat"
-            more = {f"peak_{which}": peak(which, particles, threshold) for which in RUNS} if particles == 10**6 else {}
-            bench.compare(case, "torch eager", *(partial(prepared, run) for run in runs), **more)
-            for which, size in more.items():
-                bench.skip(f"{case}: {which} {size / 2**30:.2f} GiB")
+            peaks = {f"peak_{which}": peak(which, particles, threshold) for which in RUNS}
+            assert peaks["peak_ours"] < 2e9, "memory"
+            bench.compare(case, "torch eager", *(partial(prepared, run) for run in runs), **peaks)
 
 
 def prepared(run: Any) -> Any:
