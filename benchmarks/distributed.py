@@ -29,11 +29,11 @@ from pushforward.solvers.search import SMC, SVDD, BestOfN, SearchResult
 
 PROCESSES = 2
 METHODS = {
-    "svdd 4 chains x 8": SVDD(chains=4, candidates=8, start="independent"),
-    "smc 32 particles": SMC(particles=32, strength=20.0),
-    "best_of_n 32": BestOfN(candidates=32),
+    "svdd 4 chains x 16": SVDD(chains=4, candidates=16, start="independent"),
+    "smc 64 particles": SMC(particles=64, strength=20.0),
+    "best_of_n 64": BestOfN(candidates=64),
 }
-SHARE = 8  # rows of a network call
+SHARE = 16  # rows of a network call
 
 
 def ink(x: torch.Tensor, context: Any) -> torch.Tensor:
