@@ -1,4 +1,4 @@
-// StepControl for Python. Its arrays are views of the object's own memory; they are valid until `keep` is called.
+// StepControl for Python. Its arrays are views of the object's own memory; they are valid until `leave` is called.
 #include "../cpu/step_control.hpp"
 
 #include <pybind11/numpy.h>
@@ -46,7 +46,13 @@ PF_BINDINGS(module) {
              return py::make_tuple(d.rejected, d.ended, d.reached, d.due);
            })
       .def("move", &StepControl::move)
-      .def("keep", &StepControl::keep)
+      .def("leave", &StepControl::leave)
+      .def_property_readonly("results",
+                             [](const py::object& self) {
+                               Results& all = self.cast<StepControl&>().results;
+                               return py::make_tuple(view(all.t, self), view(all.status, self), view(all.attempts, self),
+                                                     view(all.accepted, self), view(all.nfe, self));
+                             })
       .def("restore", [](const StepControl& self, uintptr_t out, uintptr_t source, size_t row_bytes) {
         restore(out, source, self, row_bytes);
       });

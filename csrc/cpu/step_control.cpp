@@ -21,6 +21,8 @@ double least_step(double t) {
 }
 
 // Single precision is plenty for the factor of a step size, and several times faster.
+double log2_of(double x) { return double(::log2f(float(x))); }
+double exp2_of(double x) { return double(::exp2f(float(x))); }
 double power(double x, double exponent) { return double(::powf(float(x), float(exponent))); }
 
 double clip(double x, double low, double high) { return x < low ? low : x > high ? high : x; }
@@ -43,9 +45,9 @@ StepControl::StepControl(const ControlLimits& limits, int64_t count, const doubl
       end(end_of, end_of + count),
       h(count),
       signed_size(count),
-      last(count, 1.0),
-      before_last(count, 1.0),
       next_output(end_of, end_of + count),
+      last(count),
+      before_last(count),
       samples(count),
       attempts(count),
       accepted(count),
@@ -56,6 +58,7 @@ StepControl::StepControl(const ControlLimits& limits, int64_t count, const doubl
       rejected(count),
       arrives(count),
       ended(count, int8_t(running)),
+      results{t, nfe, nfe, nfe, nfe},
       limits_(limits) {
   for (int64_t i = 0; i < count; ++i) samples[i] = i;
 }
@@ -100,11 +103,10 @@ Decision StepControl::decide_rows(const double* ratio, int64_t evaluations, int6
     ++attempts[i];
     nfe[i] += evaluations;
     if (pass) {
-      const double passed = clip(r, least_ratio, 1.0);
-      double factor = limits.safety * power(passed, limits.exponents[0]);
-      if (limits.exponents[1] != 0) factor *= power(last[i], limits.exponents[1]);
-      if (limits.exponents[2] != 0) factor *= power(before_last[i], limits.exponents[2]);
-      factor = clip(factor, limits.min_factor, limits.max_factor);
+      const double passed = log2_of(clip(r, least_ratio, 1.0));
+      const double of_ratios =
+          limits.exponents[0] * passed + limits.exponents[1] * last[i] + limits.exponents[2] * before_last[i];
+      double factor = clip(limits.safety * exp2_of(of_ratios), limits.min_factor, limits.max_factor);
       if (rejected[i] && factor > 1) factor = 1;
       double next = length * factor;
       const double wanted = h[i] < limits.max_step ? h[i] : limits.max_step;
@@ -141,8 +143,17 @@ Decision StepControl::decide_rows(const double* ratio, int64_t evaluations, int6
 
 void StepControl::move() { t.swap(after); }
 
-void StepControl::keep() {
-  for (auto* values : {&t, &after, &target, &end, &h, &signed_size, &last, &before_last, &next_output}) {
+void StepControl::leave() {
+  for (int64_t i = 0; i < size(); ++i) {
+    if (ended[i] < 0) continue;
+    const int64_t sample = samples[i];
+    results.t[sample] = t[i];
+    results.status[sample] = ended[i];
+    results.attempts[sample] = attempts[i];
+    results.accepted[sample] = accepted[i];
+    results.nfe[sample] = nfe[i];
+  }
+  for (auto* values : {&t, &after, &target, &end, &h, &signed_size, &next_output, &last, &before_last}) {
     compress(*values, ended);
   }
   for (auto* values : {&samples, &attempts, &accepted, &nfe, &output, &not_finite}) compress(*values, ended);
@@ -153,6 +164,14 @@ void StepControl::keep() {
 void restore_rows(char* out, const char* source, const int8_t* flags, int64_t rows, size_t row_bytes) {
   for (int64_t row = 0; row < rows; ++row) {
     if (!flags[row]) std::memcpy(out + row * row_bytes, source + row * row_bytes, row_bytes);
+  }
+}
+
+void keep_rows(char* out, const char* source, const std::vector<int8_t>& ended, size_t row_bytes) {
+  for (size_t row = 0; row < ended.size(); ++row, source += row_bytes) {
+    if (ended[row] >= 0) continue;
+    std::memcpy(out, source, row_bytes);
+    out += row_bytes;
   }
 }
 

@@ -23,6 +23,12 @@ struct Decision {
   int64_t rejected, ended, reached, due;
 };
 
+// How the samples of the whole batch ended, filled in as they leave.
+struct Results {
+  std::vector<double> t;
+  std::vector<int64_t> status, attempts, accepted, nfe;
+};
+
 class StepControl {
  public:
   StepControl(const ControlLimits& limits, int64_t count, const double* start, const double* end);
@@ -34,12 +40,14 @@ class StepControl {
   Decision decide(const double* ratio, int64_t evaluations, int threads);
   // Times become `after`.
   void move();
-  // Keep the samples whose `ended` is negative.
-  void keep();
+  // Write down the results of the samples whose `ended` is not negative, and forget them.
+  void leave();
 
-  std::vector<double> t, after, target, end, h, signed_size, last, before_last, next_output;
+  std::vector<double> t, after, target, end, h, signed_size, next_output;
+  std::vector<double> last, before_last;  // binary logarithms of the error ratios of the accepted steps before
   std::vector<int64_t> samples, attempts, accepted, nfe, output, not_finite;
   std::vector<int8_t> accept, rejected, arrives, ended;
+  Results results;
 
  private:
   void propose_rows(int64_t first, int64_t stop);
@@ -49,5 +57,8 @@ class StepControl {
 
 // For each row whose flag is 0: out[row] = source[row].
 void restore_rows(char* out, const char* source, const int8_t* flags, int64_t rows, size_t row_bytes);
+
+// The rows whose `ended` is negative, one after the other.
+void keep_rows(char* out, const char* source, const std::vector<int8_t>& ended, size_t row_bytes);
 
 }  // namespace pushforward

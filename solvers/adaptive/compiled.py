@@ -1,7 +1,11 @@
-"""The common case of an attempt in one call of the compiled module: an explicit pair, a plain function, float64."""
+"""The common case of a run in one call of the compiled module: an explicit pair, a plain function, float64."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,42 +13,53 @@ from ...kernels.dispatch import native_module, native_runs
 from .control import NumpyControl, StepControl
 from .explicit import ExplicitMethod
 from .field import FunctionField, check_slope
-from .method import Live, Method
+from .method import Attempt, Live, Method
+
+WriteOutputs = Callable[[Live, Attempt, np.ndarray], None]
 
 
-class CompiledAttempts:
-    """Attempts of one run: what `ExplicitMethod.attempt`, `StepControl` and the loop's commit do, between two calls.
+class CompiledRun:
+    """What `ExplicitMethod.attempt`, `StepControl` and the loop do between two calls of the function.
 
     Args:
         method: An explicit pair whose last stage is taken at the new state.
-        live: Samples with their tolerances.
+        live: Samples with their tolerances; their field is a `FunctionField`.
 
     """
 
     def __init__(self, method: ExplicitMethod, live: Live) -> None:
-        self.method, self.evaluations = method, len(method.rows)
+        self.method, self.live, self.evaluations = method, live, len(method.rows)
         rtol, atol = float(live.tolerance.rtol), float(live.tolerance.atol)
         rows = [(tuple(row), c) for row, c in method.rows]
-        self.attempts = native_module.Attempts(rows, method.weights, method.estimates[0], rtol, atol, check_slope)
+        self.native = native_module.ExplicitRun(rows, method.weights, method.estimates[0], rtol, atol, check_slope)
 
-    def run(
-        self, control: StepControl, live: Live, times: Tensor
-    ) -> tuple[Tensor, list[Tensor], Tensor, tuple[int, ...]]:
-        """New states and last slopes, those of rejected samples restored; all slopes; the decision's counts.
+    def solve(self, control: StepControl, final: Tensor, write_outputs: WriteOutputs) -> int:
+        """Integrate until all samples have ended.
 
         Args:
             control: The compiled control of the samples.
-            live: The samples; their field is a `FunctionField`.
-            times: Any tensor like their times.
+            final: Like the state of the whole batch; gets the last states.
+            write_outputs: Is told of attempts that passed a requested time, as the loop's own.
+
+        Returns:
+            The number of attempts.
 
         """
+        live, method = self.live, self.method
         function = live.field.function  # pyright: ignore[reportAttributeAccessIssue]
-        x, slopes, last, *decision = self.attempts.run(control, live.x, live.slope, times, function)
-        return x, slopes, last, tuple(decision)
+
+        def due(x: Tensor, slopes: list[Tensor], new: Tensor) -> None:
+            h = control.signed_size
+            now = Live(live.field, live.tolerance, control.samples, x, control.t, slopes[0])
+            interpolate = partial(method.interpolate, now, h, slopes)
+            write_outputs(now, Attempt(new, h, slopes[-1], 0, interpolate), h)
+
+        times = torch.from_numpy(live.t)
+        return self.native.run(control, live.x, live.slope, times, function, final, due)
 
 
-def compiled_attempts(method: Method, live: Live, control: StepControl) -> CompiledAttempts | None:
-    """The compiled attempts of a run, if it is of the kind that they can do."""
+def compiled_run(method: Method, live: Live, control: StepControl) -> CompiledRun | None:
+    """The rest of a run, if it is of the kind that the compiled module can do."""
     suitable = (
         isinstance(method, ExplicitMethod)
         and method.ends_at_new_state
@@ -62,4 +77,4 @@ def compiled_attempts(method: Method, live: Live, control: StepControl) -> Compi
         and native_runs("rk_step")
         and native_module.has_views()
     )
-    return CompiledAttempts(method, live) if suitable and isinstance(method, ExplicitMethod) else None
+    return CompiledRun(method, live) if suitable and isinstance(method, ExplicitMethod) else None

@@ -41,6 +41,23 @@ class Decision(NamedTuple):
     due: int
 
 
+class Results(NamedTuple):
+    """How the samples of the whole batch ended; numbers of those that have not yet are those of the start.
+
+    Attributes:
+        t: Where they got to.
+        status: A `Status` for each.
+        attempts, accepted, nfe: Counts.
+
+    """
+
+    t: np.ndarray
+    status: np.ndarray
+    attempts: np.ndarray
+    accepted: np.ndarray
+    nfe: np.ndarray
+
+
 class StepControl(Protocol):
     """Arrays with one number for each live sample; written to by its methods, and by the loop where it says so.
 
@@ -72,6 +89,11 @@ class StepControl(Protocol):
     accept: np.ndarray
     ended: np.ndarray
 
+    @property
+    def results(self) -> Results | tuple[np.ndarray, ...]:
+        """`Results` of the samples that have left."""
+        ...
+
     def __len__(self) -> int: ...
 
     def propose(self) -> None:
@@ -86,8 +108,8 @@ class StepControl(Protocol):
         """Times become `after`."""
         ...
 
-    def keep(self) -> None:
-        """Forget the samples that have ended."""
+    def leave(self) -> None:
+        """Write down the results of the samples that have ended, and forget them."""
         ...
 
 
@@ -107,6 +129,7 @@ class NumpyControl:
         self.attempts, self.accepted, self.nfe, self.not_finite = (np.zeros(count, dtype=np.int64) for _ in range(4))
         self.accept, self.rejected, self.arrives = (np.zeros(count, dtype=np.int8) for _ in range(3))
         self.ended = np.full(count, -1, dtype=np.int8)
+        self.results = Results(start.copy(), *(np.zeros(count, dtype=np.int64) for _ in range(4)))
 
     def __len__(self) -> int:
         return len(self.t)
@@ -161,9 +184,13 @@ class NumpyControl:
         """Times become `after`."""
         self.t = self.after.copy()
 
-    def keep(self) -> None:
-        """Forget the samples that have ended."""
+    def leave(self) -> None:
+        """Write down the results of the samples that have ended, and forget them."""
         kept = self.ended < 0
+        samples = self.samples[~kept]
+        now = Results(self.t, self.ended, self.attempts, self.accepted, self.nfe)
+        for result, value in zip(self.results, now, strict=True):
+            result[samples] = value[~kept]
         for name, value in vars(self).items():
             if isinstance(value, np.ndarray):
                 setattr(self, name, value[kept])

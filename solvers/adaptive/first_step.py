@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import numpy as np
 import torch
 
-from ...kernels import combine
+from .explicit import stage_work
 from .method import Live
 
 
@@ -31,21 +29,16 @@ def first_step(live: Live, direction: float, most: np.ndarray, order: float) -> 
     Source: Hairer, Norsett & Wanner 1993, II.4, "Starting step size".
 
     """
-    x, slope = live.x, live.slope
+    x, slope, sizes = live.x, live.slope, live.tolerance.sizes
     assert slope is not None
-    d0, d1 = size(x, live), size(slope, live)
+    d0, d1 = sizes(x, [x, slope], ((1.0, 0.0), (0.0, 1.0)))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         h0 = np.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
         h0 = np.minimum(h0, most)
-        table = torch.from_numpy(np.stack([np.ones_like(h0), direction * h0], axis=1))
-        at = cast(torch.Tensor, combine([x, slope], table))
-        probe = live.field(at, torch.from_numpy(live.t + direction * h0))
-        d2 = size(probe - slope, live) / h0
-        rate = np.maximum(d1, d2)
+        work = stage_work(x, torch.from_numpy(direction * h0), torch.from_numpy(live.t))
+        work.add(slope)
+        probe = live.field(*work.stage((1.0,), 1.0))
+        (difference,) = sizes(x, [probe, slope], ((1.0, -1.0),))
+        rate = np.maximum(d1, difference / h0)
         h1 = np.where(rate <= 1e-15, np.maximum(1e-6, 1e-3 * h0), (0.01 / rate) ** (1.0 / order))
         return np.minimum(np.minimum(100 * h0, h1), most), probe
-
-
-def size(value: torch.Tensor, live: Live) -> np.ndarray:
-    """Norm of a tensor like the state over the tolerance at the state."""
-    return live.tolerance.ratio(value, live.x, live.x)

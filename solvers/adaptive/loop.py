@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .compiled import CompiledAttempts, compiled_attempts
+from .compiled import compiled_run
 from .control import Limits, restore_rejected, step_control
 from .controller import Controller
 from .events import Event, EventWatch
@@ -57,13 +57,9 @@ class Run:
         self.direction = -1.0 if length > 1 and count and times[0, -1] < times[0, 0] else 1.0
         self.control = step_control(controller, limits, method.order, self.direction, times[:, 0], times[:, -1])
         x = live.x
-        self.final, self.final_t = x.clone(), times[:, 0].copy()
-        self.status = np.full(count, Status.SUCCESS, dtype=np.int64)
-        self.nfe, self.accepted, self.attempts = (np.zeros(count, dtype=np.int64) for _ in range(3))
+        self.final = x.clone()
         self.jacobians, self.products = (np.zeros(count, dtype=np.int64) for _ in range(2))
         self.calls = self.host_reads = 0
-        self.compiled: CompiledAttempts | None = None
-        self.like_times = torch.zeros(count, dtype=torch.float64)
         self.arrived: list[tuple[np.ndarray, Tensor]] = []
         self.states = x.new_full((length, *x.shape), torch.nan)
         self.states[0] = x
@@ -78,14 +74,21 @@ class Run:
         """Integrate until every sample has arrived or failed."""
         if self.times.shape[1] > 1 and len(self.live.samples):
             self.begin()
-            while len(self.live.samples):
-                self.advance()
+            observed = self.snapshot or self.stops or self.recorder or self.jumps
+            compiled = None if observed else compiled_run(self.method, self.live, self.control)
+            if compiled is not None:
+                attempts = compiled.solve(self.control, self.final, self.write_outputs)
+                self.host_reads += attempts
+                self.calls += attempts * compiled.evaluations
+            else:
+                while len(self.live.samples):
+                    self.advance()
             self.gather_final_states()
         records = self.watch.records() if self.watch else []
-        rejected = self.attempts - self.accepted
+        t, status, attempts, accepted, nfe = (numbers.copy() for numbers in self.control.results)
         linear = (self.jacobians, self.products)
-        counts = (self.status, self.nfe, self.accepted, rejected, self.calls, self.host_reads)
-        return Solution(self.times, self.states, self.final, self.final_t, *counts, records, self.dense, *linear)
+        counts = (status, nfe, accepted, attempts - accepted, self.calls, self.host_reads)
+        return Solution(self.times, self.states, self.final, t, *counts, records, self.dense, *linear)
 
     # --- start -------------------------------------------------------------------------------------------------
 
@@ -104,7 +107,7 @@ class Run:
             h, probe = first_step(live, self.direction, way, self.method.order)
             self.live = live = replace(live, one_buffer=probe.data_ptr() == first.data_ptr() and probe.numel() > 0)
             self.count(1)
-            self.host_reads += 3
+            self.host_reads += 2 if live.tolerance.plain else 3
         else:
             h = 0.01 * way
         control.h[:] = h
@@ -113,8 +116,6 @@ class Run:
             control.ended[:] = np.where(np.isfinite(h), -1, Status.NOT_FINITE)
             self.finish()
         self.aim()
-        if not (self.snapshot or self.stops or self.recorder or self.jumps):
-            self.compiled = compiled_attempts(self.method, self.live, self.control)
 
     def aim(self) -> None:
         """Set the targets: the end, or the next stop before it, or without dense output the next requested time."""
@@ -133,8 +134,6 @@ class Run:
 
     def advance(self) -> None:
         """Try a step of every live sample, and keep those that pass."""
-        if self.compiled is not None:
-            return self.advance_compiled(self.compiled)
         live, control = self.live, self.control
         control.propose()
         h = control.signed_size
@@ -181,23 +180,6 @@ class Run:
             self.aim()
         if fresh is not None and fresh.any():
             self.renew(fresh)
-
-    def advance_compiled(self, compiled: CompiledAttempts) -> None:
-        """The same, where nobody else takes part in it."""
-        live, control = self.live, self.control
-        if len(self.like_times) != len(live.samples):
-            self.like_times = self.like_times[: len(live.samples)].clone()
-        x, slopes, slope, (_, ended, _, due) = compiled.run(control, live, self.like_times)
-        self.host_reads += 1
-        self.calls += compiled.evaluations
-        if due:
-            h, method = control.signed_size, compiled.method
-            attempt = Attempt(x, h, slope, 0, lambda index, theta: method.interpolate(live, h, slopes, index, theta))
-            self.write_outputs(live, attempt, h)
-        control.move()
-        self.live = Live(live.field, live.tolerance, live.samples, x, control.t, slope)
-        if ended:
-            self.finish()
 
     def commit(self, attempt: Attempt, rejected: int) -> None:
         """The samples after the attempt: rejected ones keep state and slope."""
@@ -277,18 +259,13 @@ class Run:
     def finish(self) -> None:
         """Take out the samples that have ended; the field sees them no more."""
         live, control = self.live, self.control
-        gone, keep = control.ended >= 0, control.ended < 0
-        leaving = np.flatnonzero(gone)
-        samples = live.samples[leaving]
+        keep = control.ended < 0
+        leaving = np.flatnonzero(~keep)
         index = torch.from_numpy(leaving).to(live.x.device)
-        self.arrived.append((samples, live.x.index_select(0, index)))
-        self.final_t[samples] = control.t[leaving]
-        self.status[samples] = control.ended[leaving]
-        self.nfe[samples], self.attempts[samples] = control.nfe[leaving], control.attempts[leaving]
-        self.accepted[samples] = control.accepted[leaving]
+        self.arrived.append((live.samples[leaving], live.x.index_select(0, index)))
         rest = torch.from_numpy(np.flatnonzero(keep))
         place = rest.to(live.x.device)
-        control.keep()
+        control.leave()
         self.live = Live(
             field=live.field.rows(rest),
             tolerance=live.tolerance.rows(rest, len(keep), live.x.ndim),
@@ -303,9 +280,11 @@ class Run:
 
     def gather_final_states(self) -> None:
         """Put the last states of all samples in their places, and those that arrived among the requested ones."""
-        samples = torch.from_numpy(np.concatenate([samples for samples, _ in self.arrived])).to(self.final.device)
-        self.final.index_copy_(0, samples, torch.cat([x for _, x in self.arrived]))
-        there = self.status == Status.SUCCESS
+        if self.arrived:
+            samples = torch.from_numpy(np.concatenate([samples for samples, _ in self.arrived])).to(self.final.device)
+            self.final.index_copy_(0, samples, torch.cat([x for _, x in self.arrived]))
+        _, status, *_ = self.control.results
+        there = status == Status.SUCCESS
         if there.all():
             self.states[-1] = self.final
         else:

@@ -168,7 +168,7 @@ def solve_ode(
         )
         solution = run.solve()
     if not batched(times):
-        solution.times = requested_times(times, 1)[0]
+        solution.times = grid[0] if len(grid) else requested_times(times, 1)[0]
     report(solution, on_failure, run)
     request.attach(run, solution, setting)
     return solution if per_sample else solution.of_samples(x0.shape[0])

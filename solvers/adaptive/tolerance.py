@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...errors import ArgumentError, ShapeError, UnknownNameError
+from ...kernels.runge_kutta import prepared_rk_step
 
 Norm = Callable[[Tensor], Tensor]
 
@@ -58,6 +60,22 @@ class Tolerance:
         if result.shape != x.shape[:1]:
             raise ShapeError("norm", got=list(result.shape), expected=f"{list(x.shape[:1])}, a number for each sample")
         return result.detach().to(torch.float64).cpu().numpy()
+
+    def sizes(self, x: Tensor, values: Sequence[Tensor], rows: tuple[tuple[float, ...], ...]) -> np.ndarray:
+        """Norms of sums of tensors over the tolerance at x, float64 [len(rows), b] on the host.
+
+        Args:
+            x: State [b, *D].
+            values: Tensors like it.
+            rows: Of each sum, a weight for each tensor.
+
+        """
+        if self.plain:  # in one pass, and one host read
+            rtol, atol = float(self.rtol), float(self.atol)
+            one, none, unused = torch.ones(1, dtype=torch.float64), (0.0,) * len(values), torch.empty_like(x)
+            return prepared_rk_step(x, values, one, none, rows, rtol, atol, unused).cpu().numpy().T
+        sums = [sum(w * value for w, value in zip(row, values, strict=True) if w) for row in rows]
+        return np.stack([self.ratio(cast(Tensor, total), x, x) for total in sums])
 
     def scale(self, size: Tensor) -> Tensor:
         """``atol + rtol size``, at least the smallest normal number."""
