@@ -16,7 +16,7 @@ from torch import Tensor
 import pushforward as pf
 
 TOLERANCE, END = 1e-6, 10.0
-METHODS = (("dopri5", "PI42"), ("tsit54", "PI42"), ("dopri54", "I"))
+METHODS = (("vern65", "PI"), ("tsit54", "PI42"), ("dopri5", "PI42"), ("dopri54", "I"))
 
 
 def van_der_pol(x: Tensor) -> Tensor:
@@ -32,9 +32,10 @@ def peers(x0: Tensor) -> dict[str, Callable[[], Tensor]]:
     try:
         import torchdiffeq
 
-        found["torchdiffeq dopri5"] = lambda: torchdiffeq.odeint(
-            lambda t, x: van_der_pol(x), x0, times, rtol=TOLERANCE, atol=TOLERANCE, method="dopri5"
-        )[-1]
+        for method in ("dopri5", "dopri8"):
+            found[f"torchdiffeq {method}"] = lambda method=method: torchdiffeq.odeint(
+                lambda t, x: van_der_pol(x), x0, times, rtol=TOLERANCE, atol=TOLERANCE, method=method
+            )[-1]
     except ImportError:
         pass
     try:

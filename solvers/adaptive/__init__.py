@@ -4,7 +4,7 @@
 :class:`Controller` chooses their sizes, and `loop` accepts, rejects, writes outputs and lets finished samples go.
 """
 
-from . import order_eight
+from . import order_eight, order_six
 from .controller import CONTROLLERS, Controller
 from .events import Event
 from .explicit import ExplicitMethod
@@ -35,6 +35,7 @@ __all__ = [
     "Solution",
     "Status",
     "order_eight",
+    "order_six",
     "pair",
     "register_method",
     "solve_ode",

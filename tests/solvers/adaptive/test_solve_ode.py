@@ -35,7 +35,7 @@ def starts(count, seed=0):
 
 
 @pytest.mark.parametrize("problem", NOT_STIFF, ids=str)
-@pytest.mark.parametrize("method", ["dopri54", "tsit54", "dop853"])
+@pytest.mark.parametrize("method", ["dopri54", "tsit54", "vern65", "dop853"])
 def test_the_error_follows_the_tolerance(problem, method):
     """Within ten tolerances, times how much larger than the error of a step the error at the end can be."""
     for exponent in range(3, 11):
@@ -76,10 +76,10 @@ def test_output_between_steps_is_as_good_as_the_steps(method):
     at_end = (solution.x[-1] - exact[-1]).abs().max()
     worst = (solution.x - exact).abs().amax(dim=(1, 2))
     assert worst.max() < 20 * max(float(at_end), tolerance)  # Van der Pol amplifies by 8 and contracts again
+    # At the end of a step the coefficients of a stage, 1e5 in vern65, add up to its weight.
+    cancelled = np.finfo(float).eps * max(abs(p) for row in pairs.PAIRS[method].dense for p in row)
     for k in (1, 7, 22):
-        assert torch.equal(solution.dense(times[k]), solution.x[k]) or torch.allclose(
-            solution.dense(times[k]), solution.x[k], rtol=1e-12, atol=1e-12
-        )
+        assert torch.allclose(solution.dense(times[k]), solution.x[k], rtol=1e-12, atol=max(1e-12, cancelled))
 
 
 def test_backward_time_returns():
@@ -215,7 +215,7 @@ def compiled_runs(monkeypatch):
 
 
 @pytest.mark.skipif(kernels.dispatch.native_module is None, reason="tests the compiled module")
-@pytest.mark.parametrize("method", ["dopri54", "bosh32", "tsit54"])
+@pytest.mark.parametrize("method", ["dopri54", "bosh32", "tsit54", "vern65"])
 def test_the_compiled_run_is_the_same(method, monkeypatch):
     """To the bit, dense output and counts included; in as many passes."""
     made = compiled_runs(monkeypatch)
