@@ -33,6 +33,49 @@ Rows like(const py::object& tensor) {
   return {std::move(made), address};
 }
 
+// Makes tensors like one, a stage each. Small ones share their memory and come from one call an attempt, as calls are
+// what a small batch costs; large ones are made one by one, so that each is given back when nobody needs it.
+class StageTensors {
+ public:
+  StageTensors(const py::object& one, size_t stages) : stages_(int64_t(stages)) {
+    if (view(one).size * stages_ <= most_shared) split_ = py::module_::import("torch").attr("unsafe_split_with_sizes");
+    resize(one);
+  }
+
+  // From now on like this one, of another number of rows.
+  void resize(const py::object& one) {
+    one_ = one;
+    if (!split_) return;
+    py::list shape(one.attr("shape"));
+    const int64_t rows = py::cast<int64_t>(shape[0]);
+    shape[0] = rows * stages_;
+    all_ = one.attr("new_empty")(shape);
+    sizes_ = py::list();
+    for (int64_t s = 0; s < stages_; ++s) sizes_.append(rows);
+    bytes_ = view(one).size * sizeof(double);
+  }
+
+  // Begin an attempt.
+  void renew() {
+    if (!split_) return;
+    const Rows all = like(all_);
+    address_ = all.address;
+    made_ = split_(all.tensor, sizes_);
+  }
+
+  Rows at(size_t stage) const { return split_ ? Rows{made_[stage], address_ + stage * bytes_} : like(one_); }
+
+ private:
+  static constexpr int64_t most_shared = 1 << 15;  // numbers
+
+  int64_t stages_;
+  py::object one_, all_, split_;
+  py::list sizes_;
+  py::tuple made_;
+  char* address_ = nullptr;
+  size_t bytes_ = 0;
+};
+
 class ExplicitRun {
  public:
   // `stages`: (weights, node) of each stage that is evaluated; then the rows of the new state and of the one estimate.
@@ -60,20 +103,23 @@ class ExplicitRun {
     row_size_ = state.size / control.size();
     threads_ = torch_threads();
     Rows now{x, state.address}, first = taken(slope, state), next;
-    py::object clock = times;
+    StageTensors states(x, stages_.size()), clocks(times, stages_.size());
     int64_t attempts = 0;
     while (control.size() > 0) {
       if (PyErr_CheckSignals() != 0) throw py::error_already_set();
       std::vector<Rows> slopes{first};
       control.propose(threads_);
-      const Decision decision = attempt(control, now, clock, function, slopes, next);
+      const Decision decision = attempt(control, now, states, clocks, function, slopes, next);
       ++attempts;
       if (decision.due) due(now.tensor, tensors(slopes), next.tensor);
       first = slopes.back();
       if (decision.rejected) restore(control, now, slopes.front(), next, first);
       now = std::move(next);
       control.move();
-      if (decision.ended) leave(control, now, first, clock, whole.address);
+      if (!decision.ended) continue;
+      leave(control, now, first, whole.address);
+      states.resize(now.tensor);
+      clocks.resize(times.attr("narrow")(0, 0, control.size()));
     }
     return attempts;
   }
@@ -82,12 +128,14 @@ class ExplicitRun {
 
  private:
   // Evaluate the stages, the new state and its error, and judge it.
-  Decision attempt(StepControl& control, const Rows& now, const py::object& clock, const py::object& function,
-                   std::vector<Rows>& slopes, Rows& next) {
+  Decision attempt(StepControl& control, const Rows& now, StageTensors& states, StageTensors& clocks,
+                   const py::object& function, std::vector<Rows>& slopes, Rows& next) {
     const View state = view(now.tensor);
+    states.renew();
+    clocks.renew();
     for (size_t s = 0; s < stages_.size(); ++s) {
-      next = like(now.tensor);
-      const Rows when = like(clock);
+      next = states.at(s);
+      const Rows when = clocks.at(s);
       auto* const times = reinterpret_cast<double*>(when.address);
       for (int64_t row = 0; row < control.size(); ++row) {
         times[row] = control.t[row] + nodes_[s] * control.signed_size[row];
@@ -138,8 +186,11 @@ class ExplicitRun {
   }
 
   // Rejected samples keep their state and slope. What the field returned is not written to.
-  void restore(const StepControl& control, const Rows& now, const Rows& slope, const Rows& next, Rows& last) const {
-    const Rows copy = like(next.tensor);
+  // Two tensors of ours take turns, as the slopes before are in one of them.
+  void restore(const StepControl& control, const Rows& now, const Rows& slope, const Rows& next, Rows& last) {
+    std::swap(mixed_[0], mixed_[1]);
+    if (!mixed_[0].tensor) mixed_[0] = like(next.tensor);
+    const Rows& copy = mixed_[0];
     std::memcpy(copy.address, last.address, control.size() * row_bytes());
     restore_rows(copy.address, slope.address, control.accept.data(), control.size(), row_bytes());
     restore_rows(next.address, now.address, control.accept.data(), control.size(), row_bytes());
@@ -147,7 +198,8 @@ class ExplicitRun {
   }
 
   // Take out the samples that have ended: their states go to their places in the whole batch.
-  void leave(StepControl& control, Rows& now, Rows& slope, py::object& clock, char* whole) const {
+  void leave(StepControl& control, Rows& now, Rows& slope, char* whole) {
+    mixed_[0] = mixed_[1] = {};
     int64_t staying = 0;
     for (int64_t row = 0; row < control.size(); ++row) {
       if (control.ended[row] < 0) {
@@ -162,7 +214,6 @@ class ExplicitRun {
       keep_rows(slopes.address, slope.address, control.ended, row_bytes());
       now = rest;
       slope = slopes;
-      clock = clock.attr("narrow")(0, 0, staying);
     }
     control.leave();
   }
@@ -175,6 +226,7 @@ class ExplicitRun {
 
   size_t row_bytes() const { return size_t(row_size_) * sizeof(double); }
 
+  Rows mixed_[2];  // slopes of accepted and of rejected samples
   std::vector<StepRows> stages_;
   std::vector<double> nodes_, ratio_;
   StepRows end_;

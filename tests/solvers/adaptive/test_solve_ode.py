@@ -215,11 +215,13 @@ def compiled_runs(monkeypatch):
 
 
 @pytest.mark.skipif(kernels.dispatch.native_module is None, reason="tests the compiled module")
-@pytest.mark.parametrize("method", ["dopri54", "bosh32", "tsit54", "vern65"])
-def test_the_compiled_run_is_the_same(method, monkeypatch):
-    """To the bit, dense output and counts included; in as many passes."""
+@pytest.mark.parametrize(
+    ("method", "width"), [("dopri54", 1), ("bosh32", 1), ("tsit54", 1), ("vern65", 1), ("tsit54", 256)]
+)
+def test_the_compiled_run_is_the_same(method, width, monkeypatch):
+    """To the bit, dense output and counts included; in as many passes. Stages of a wide state share no memory."""
     made = compiled_runs(monkeypatch)
-    x0, times = starts(33), [0.0, 1.0, 1.5, 7.0]
+    x0, times = starts(33)[:, None].repeat(1, width, 1), [0.0, 1.0, 1.5, 7.0]
     compiled = pf.solve_ode(VAN_DER_POL, x0, times, method=method, controller="I")
     attempts = compiled.host_reads - 2
     assert made[0].native.passes == attempts * pairs.PAIRS[method].stages
