@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 import pushforward as pf
 from pushforward.models import verifiers
@@ -28,6 +26,7 @@ from pushforward.solvers.search import DAS, SMC, SVDD, TDS, CoDe, Method, Rollov
 
 BUDGETS = (50, 100, 200, 500, 1000)
 SEEDS = 64
+ORDER = ("best of N", "random", "zero order", "paths", "SMC", "TDS", "DAS", "CoDe", "SVDD", "RBF", "RBF, patient")
 SAMPLER = {"grid": "uniform", "steps": 10}  # on the model's own path: see the page of results
 
 
@@ -40,8 +39,9 @@ class Wish:
     smooth: bool
 
 
-def methods(wish: Wish) -> dict[str, Method]:
+def methods(wish: Wish, budget: int) -> dict[str, Method]:
     """Every method; the stochastic ones sample the SDE of the same noise, gradients apart, which want the ancestral."""
+    patience = max(1, budget // 30)  # a third of the quota of a step
     found: dict[str, Method] = {
         "best of N": method("best_of_n"),
         "random": method("random", search_steps=5, final_steps=10),
@@ -51,6 +51,7 @@ def methods(wish: Wish) -> dict[str, Method]:
         "CoDe": CoDe(chains=1, finish=4),
         "SVDD": SVDD(chains=1, finish=4),
         "RBF": RolloverBudgetForcing(chains=1, finish=4),
+        "RBF, patient": RolloverBudgetForcing(chains=1, finish=4, min_attempts=patience),
     }
     if wish.smooth:
         found |= {"TDS": TDS(strength=wish.strength), "DAS": DAS(strength=wish.strength)}
@@ -84,8 +85,8 @@ def measure(path: Path, only: list[str], budgets: list[int]) -> None:
     for name, wish in rewards.items():
         if only and name not in only:
             continue
-        for label, chosen in methods(wish).items():
-            for budget in budgets:
+        for budget in budgets:
+            for label, chosen in methods(wish, budget).items():
                 if (name, label, budget) in done:
                     continue
                 started = time.perf_counter()
@@ -117,14 +118,24 @@ def measure(path: Path, only: list[str], budgets: list[int]) -> None:
                 path.write_text(json.dumps({"rows": rows}))
 
 
-def table(rows: list[dict[str, Any]], reward: str, key: str) -> Table:
-    """Methods down, budgets across."""
-    mine = [row for row in rows if row["reward"] == reward]
-    found = Table("method", *(str(b) for b in BUDGETS), title=f"{reward}: {key}")
-    for name in dict.fromkeys(row["method"] for row in mine):
-        cells = {row["budget"]: f"{row[key]:.4g} ± {row[f'{key}_se']:.2g}" for row in mine if row["method"] == name}
-        found.add_row(name, *(cells.get(budget, "") for budget in BUDGETS))
-    return found
+def table(rows: list[dict[str, Any]], reward: str, key: str) -> str:
+    """Methods down, budgets across, as Markdown; the best of each budget, and what is within the error of the difference, in bold."""
+    mine = {(row["method"], row["budget"]): row for row in rows if row["reward"] == reward}
+    best = {b: max((row for row in mine.values() if row["budget"] == b), key=lambda row: row[key]) for b in BUDGETS}
+    lines = [f"| {reward}, {key.replace('_', ' ')} | " + " | ".join(map(str, BUDGETS)) + " |"]
+    lines.append("| --- |" + " --- |" * len(BUDGETS))
+    for name in [name for name in ORDER if any(key[0] == name for key in mine)]:
+        cells = []
+        for budget in BUDGETS:
+            row = mine.get((name, budget))
+            if row is None:
+                cells.append("")
+                continue
+            text = f"{row[key]:.3f} ± {row[f'{key}_se']:.3f}"
+            near = row[key] >= best[budget][key] - math.hypot(row[f"{key}_se"], best[budget][f"{key}_se"])
+            cells.append(f"**{text}**" if near else text)
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
@@ -137,11 +148,12 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     names = list(dict.fromkeys(row["reward"] for row in rows))
     figure, axes = pyplot.subplots(2, len(names), figsize=(4.4 * len(names), 7), sharex=True, squeeze=False)
     for column, reward in enumerate(names):
-        for label in dict.fromkeys(row["method"] for row in rows):
+        for number, label in enumerate(ORDER):
             mine = sorted((r for r in rows if (r["reward"], r["method"]) == (reward, label)), key=lambda r: r["budget"])
             for axis, key in zip(axes[:, column], ("value", "held_out"), strict=True):
                 at, values = [r["budget"] for r in mine], [r[key] for r in mine]
-                axis.errorbar(at, values, [r[f"{key}_se"] for r in mine], label=label, marker="o", markersize=3)
+                errors, style = [r[f"{key}_se"] for r in mine], "-" if number < 7 else "--"
+                axis.errorbar(at, values, errors, label=label, marker="o", markersize=3, linestyle=style)
         axes[0, column].set_title(reward)
         axes[1, column].set_xlabel("network evaluations")
         axes[0, column].set_xscale("log")
@@ -160,13 +172,14 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="*", type=int, default=list(BUDGETS))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--merge", nargs="*", type=Path, default=[], help="further files of rows, for tables and plot")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     measure(arguments.json, arguments.only, arguments.budgets)
-    rows = json.loads(arguments.json.read_text())["rows"]
+    rows = [row for path in (arguments.json, *arguments.merge) for row in json.loads(path.read_text())["rows"]]
     for reward in dict.fromkeys(row["reward"] for row in rows):
         for key in ("value", "held_out"):
-            Console().print(table(rows, reward, key))
+            print(table(rows, reward, key), end="\n\n")
     if arguments.plot:
         plot(rows, arguments.plot)
 
