@@ -119,7 +119,7 @@ def measure(path: Path, only: list[str], budgets: list[int]) -> None:
 
 
 def table(rows: list[dict[str, Any]], reward: str, key: str) -> str:
-    """Methods down, budgets across, as Markdown; the best of each budget, and what is within the error of the difference, in bold."""
+    """Methods down, budgets across, as Markdown; in bold the best, and what is within the error of the difference."""
     mine = {(row["method"], row["budget"]): row for row in rows if row["reward"] == reward}
     best = {b: max((row for row in mine.values() if row["budget"] == b), key=lambda row: row[key]) for b in BUDGETS}
     lines = [f"| {reward}, {key.replace('_', ' ')} | " + " | ".join(map(str, BUDGETS)) + " |"]
