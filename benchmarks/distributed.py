@@ -1,6 +1,6 @@
 """How much faster are two processes of one thread each than one, and what does a meeting cost?
 
-The same search of the bundled digits28-small, guidance 1, in one process of one thread and shared out over two by
+The same search of the bundled digits28-base, guidance 1, in one process of one thread and shared out over two by
 `search(group=...)`: "ours" is two, "theirs" one, and the ratio is the speed-up; 2 would be perfect. The network's calls
 are padded to the same number of rows, and both must find the same samples. A meeting is what every reward of a step
 costs beside the network: all processes exchange where they are and their numbers. Needs two idle cores. Rows "busy"
@@ -45,7 +45,7 @@ def ink(x: torch.Tensor, context: Any) -> torch.Tensor:
 @lru_cache
 def network() -> pf.models.Model:
     """The bundled model."""
-    return pf.models.load("digits28-small")
+    return pf.models.load("digits28-base")
 
 
 def search(name: str, steps: int, group: Any) -> SearchResult:
