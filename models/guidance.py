@@ -148,6 +148,13 @@ class Guidance:
         return lo < interpolant.noise_ratio(t) <= hi
 
 
+def as_guidance(guidance: float | Guidance) -> Guidance | None:
+    """None for weight 1, which needs no second branch."""
+    if isinstance(guidance, Guidance):
+        return guidance
+    return None if guidance == 1 else Guidance(guidance)
+
+
 def _weight(value: Any, name: str) -> float:
     """A finite float."""
     if not isinstance(value, numbers.Real) or not math.isfinite(value):

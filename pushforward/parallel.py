@@ -11,9 +11,11 @@ from torch import Tensor
 from . import solvers
 from .errors import ArgumentError
 from .models import Guidance, Interpolant, Model, interpolant
-from .sample import as_guidance, initial_noise, lowered
+from .models.guidance import as_guidance
+from .sample import initial_noise
 from .solvers import FixedGridSolver
 from .solvers.grids import GridFunction
+from .solvers.lowered import lowered_plan
 from .solvers.parallel import ParallelReport, picard
 from .solvers.solver import LastStep
 
@@ -77,7 +79,7 @@ def sample_parallel(
     """
     path = model.interpolant if path is None else interpolant(path)
     times = solvers.grid(grid, steps, path)
-    plan = lowered(
+    plan = lowered_plan(
         solvers.solver(solver),
         times[::-1] if backward else times,
         path,

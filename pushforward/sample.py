@@ -14,12 +14,14 @@ from torch import Tensor
 from . import solvers
 from .errors import ArgumentError, DtypeError, ShapeError
 from .models import Guidance, Interpolant, Model, Prediction, interpolant
+from .models.guidance import as_guidance
 from .solvers import Executor, FixedGridSolver, Hook, Plan
 from .solvers.executor import Check
 from .solvers.grids import GridFunction
 from .solvers.hooks import replaces_state
+from .solvers.lowered import lowered_plan
 from .solvers.solver import LastStep
-from .solvers.start import check_starts_at_noise
+from .solvers.start import check_starts_at_noise, network_device
 from .solvers.start import initial_noise as noise_at_start
 
 TRANSFORM = "transform"
@@ -76,23 +78,8 @@ def compiled(
     replace: bool,
 ) -> Plan:
     """All stages of a plan; kept, since every argument is immutable and so is the plan."""
-    plan = lowered(solver, times, path, prediction, guidance, transform, last_step)
+    plan = lowered_plan(solver, times, path, prediction, guidance, transform, last_step)
     return plan.optimise(observe=observe, replace=replace)
-
-
-@lru_cache(maxsize=256)
-def lowered(
-    solver: FixedGridSolver,
-    times: tuple[float, ...],
-    path: Interpolant,
-    prediction: Prediction,
-    guidance: Guidance | None,
-    transform: str | None,
-    last_step: LastStep,
-) -> Plan:
-    """A plan over what the network returns, on the network's path, not optimised; kept as :func:`compiled` is."""
-    plan = solvers.plan(solver, times, path, prediction=prediction.on(path), transform=transform, last_step=last_step)
-    return plan.on(prediction.interpolant).lower(prediction, guidance)
 
 
 def sample(
@@ -229,20 +216,6 @@ def initial_noise(
         dtype=dtype or torch.float32,
         device=device or network_device(model),
     )
-
-
-def network_device(model: Model) -> torch.device:
-    """Where the network's parameters lie; the CPU if it has none."""
-    parameters = model.network.parameters() if isinstance(model.network, torch.nn.Module) else iter(())
-    first = next(parameters, None)
-    return torch.device("cpu") if first is None else first.device
-
-
-def as_guidance(guidance: float | Guidance) -> Guidance | None:
-    """None for weight 1, which needs no second branch."""
-    if isinstance(guidance, Guidance):
-        return guidance
-    return None if guidance == 1 else Guidance(guidance)
 
 
 def progress_bar() -> Progress:

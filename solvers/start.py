@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import kernels
 from ..errors import ArgumentError
-from ..models import Prediction
+from ..models import Model, Prediction
 from ..models.pfgm import spread_rows
 from .plan import Plan
 
@@ -63,3 +63,10 @@ def initial_noise(
     if math.isfinite(prediction.dimensions):
         noise = spread_rows(noise, prediction.dimensions, seed=seed, samples=samples)
     return noise.mul_(plan.interpolant.sigma(plan.grid[0]))
+
+
+def network_device(model: Model) -> torch.device:
+    """Where the network's parameters lie; the CPU if it has none."""
+    parameters = model.network.parameters() if isinstance(model.network, torch.nn.Module) else iter(())
+    first = next(parameters, None)
+    return torch.device("cpu") if first is None else first.device

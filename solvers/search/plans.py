@@ -8,27 +8,11 @@ from functools import lru_cache
 from ... import kernels
 from ...models import Guidance, Interpolant, Prediction
 from ..grids import grid
+from ..lowered import lowered_plan
 from ..particles import Particles
 from ..plan import Plan
-from ..solver import FixedGridSolver, plan
+from ..solver import FixedGridSolver
 from .task import Task
-
-
-@lru_cache(maxsize=256)
-def lowered_plan(
-    solver: FixedGridSolver,
-    times: tuple[float, ...],
-    path: Interpolant,
-    prediction: Prediction,
-    guidance: Guidance | None,
-) -> Plan:
-    """A run over ``times`` of ``path``, with states and network on the prediction's own path.
-
-    Written once for all searches that need it, as is its optimised form: a search has one for every solve, and a
-    service has many searches.
-    """
-    written = plan(solver, times, path, prediction=prediction.on(path))
-    return written.on(prediction.interpolant).lower(prediction, guidance)
 
 
 @lru_cache(maxsize=256)
@@ -39,7 +23,7 @@ def optimised_plan(
     prediction: Prediction,
     guidance: Guidance | None,
 ) -> Plan:
-    """The same, optimised."""
+    """What :func:`..lowered.lowered_plan` writes, optimised; kept too, as searches solve many times."""
     return lowered_plan(solver, times, path, prediction, guidance).optimise()
 
 

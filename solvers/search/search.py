@@ -12,14 +12,16 @@ from torch import Tensor
 from ... import kernels
 from ...errors import ArgumentError, DtypeError, ShapeError
 from ...models import Guidance, Interpolant, Model, interpolant
+from ...models.guidance import as_guidance
 from ...models.verifiers import check_context, is_rowwise, name_of
 from ..grids import GridFunction
 from ..grids import grid as make_grid
+from ..lowered import lowered_plan
 from ..particles import Shard
 from ..particles.distributed import GroupLike, shard_of
 from ..solver import FixedGridSolver
 from ..solver import solver as make_solver
-from ..start import check_starts_at_noise
+from ..start import check_starts_at_noise, network_device
 from .budget import Budget, BudgetLike, Ledger
 from .checkpoint import Checkpoint
 from .driver import drive
@@ -27,7 +29,7 @@ from .fingerprint import fingerprint
 from .method import Method, Outcome, at_least
 from .method import method as make_method
 from .observers import Log, Observer, ProgressBar
-from .plans import lowered_plan, optimised_plan
+from .plans import optimised_plan
 from .result import SearchResult
 from .task import Reward, Task
 from .trace import Trace
@@ -200,14 +202,12 @@ def make_task(
     if steps is None and isinstance(schedule, str):
         steps = method.steps
     times = make_grid(schedule, steps, target)
-    chosen = None if guidance == 1 else (guidance if isinstance(guidance, Guidance) else Guidance(guidance))
+    chosen = as_guidance(guidance)
     prediction = model.prediction
     whole = (stepper, tuple(times), target, prediction, chosen)
     lowered = lowered_plan(*whole)
     check_starts_at_noise(lowered, "grid", "one that starts at noise")
-    parameters = model.network.parameters() if isinstance(model.network, torch.nn.Module) else iter(())
-    first = next(parameters, None)
-    place = torch.device(device) if device is not None else torch.device("cpu") if first is None else first.device
+    place = network_device(model) if device is None else torch.device(device)
     network = model.bind(condition, null, guidance)
     network.check_rows(sizes[0])
     if context is None and condition is not None:  # what has no batch is the network's alone
