@@ -7,6 +7,8 @@ else:
     from .adapter import Model as Model
     from .adapter import adapt as adapt
     from .binding import BoundModel as BoundModel
+    from .bound import Bound as Bound
+    from .branch_weights import BranchWeights as BranchWeights
     from .bundled import card as card
     from .clocks import Clock as Clock
     from .clocks import FunctionClock as FunctionClock
@@ -16,6 +18,14 @@ else:
     from .clocks import ReverseClock as ReverseClock
     from .clocks import TimeClock as TimeClock
     from .clocks import clock as clock
+    from .composition import Blend as Blend
+    from .composition import ComposedModel as ComposedModel
+    from .composition import Directions as Directions
+    from .composition import Member as Member
+    from .composition import RenoisedGuidance as RenoisedGuidance
+    from .composition import Stitch as Stitch
+    from .composition import cfgpp_weight as cfgpp_weight
+    from .composition import composed as composed
     from .diffusers import from_diffusers as from_diffusers
     from .discrete import DiscreteDDPM as DiscreteDDPM
     from .fields import ModelField as ModelField
@@ -57,3 +67,6 @@ else:
     from .two_heads import TwoSidedPrediction as TwoSidedPrediction
     from .two_heads import adapt_two_sided as adapt_two_sided
     from .two_sided import TwoSided as TwoSided
+    from .window import Window as Window
+    from .wrapping import BoundWrapped as BoundWrapped
+    from .wrapping import WrappedModel as WrappedModel

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError, UnknownNameError
-from .binding import BoundModel, missing_null
+from .binding import BoundModel, missing_branch
+from .bound import Bound
 from .clocks import Clock
-from .guidance import Guidance
+from .guidance import CONDITIONAL, UNCONDITIONAL, BranchWeights, as_guidance
 from .interpolants import Interpolant
 from .predictions import Prediction, prediction
 
@@ -51,6 +52,7 @@ class Model:
         network: What is called.
         prediction: What it returns, on which path, and its clock.
         null: What replaces the condition in the unconditional branch, key by key; None if nobody said.
+        branches: What replaces it in further branches of guidance, by their names; see :meth:`with_branches`.
         dtype: The network's dtype: inputs are cast to it and outputs cast back; None leaves both alone.
         time_dtype: Dtype of the times: float32, or float64 for float64 states, unless given.
         time_shape: "batch" ([B]), "one" ([1]) or "scalar" ([]).
@@ -74,6 +76,7 @@ class Model:
     sequential: bool = False
     channels: int | None = None
     output_hint: str | None = field(default=None, repr=False)
+    branches: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def interpolant(self) -> Interpolant:
@@ -84,32 +87,57 @@ class Model:
         """The same network serving solvers on another path; D and the noise are the same functions of nu."""
         return dataclasses.replace(self, prediction=self.prediction.on(path))
 
+    def reading(self, prediction: Prediction) -> Model:
+        """The same network, whose output is read as another prediction says."""
+        return dataclasses.replace(self, prediction=prediction)
+
+    def with_branches(self, **conditions: Mapping[str, Any]) -> Model:
+        """The model with further branches of guidance: the same network under other conditions.
+
+        Args:
+            **conditions: What replaces the run's condition, key by key, in the branch of that name.
+
+        Raises:
+            ArgumentError: A name that is taken, a condition that is no mapping.
+
+        Example:
+            >>> from pushforward.models import Blend
+            >>> model = adapt(lambda x, t, y: y - x).with_branches(up={"y": torch.ones(1)}, far={"y": torch.zeros(1)})
+            >>> sorted(model.bind({"y": torch.ones(1)}, guidance=Blend(up=3.0, far=-2.0)).conditions)
+            ['cond', 'far', 'null', 'up']
+        """
+        taken = {CONDITIONAL, UNCONDITIONAL, *self.branches}
+        for name, condition in conditions.items():
+            if name in taken:
+                raise ArgumentError("branch", got=repr(name), expected="a name other than " + ", ".join(sorted(taken)))
+            check_mapping(name, condition)
+        return dataclasses.replace(self, branches={**self.branches, **conditions})
+
     def bind(
         self,
         condition: Mapping[str, Any] | None = None,
         null: Mapping[str, Any] | None = None,
-        guidance: Guidance | float | None = None,
-    ) -> BoundModel:
+        guidance: BranchWeights | float | None = None,
+    ) -> Bound:
         """The model with the conditions of one run, and that run's buffers.
 
         Args:
             condition: Keyword arguments of the network: tensors of batch B or 1, or trees of them.
             null: What replaces them, key by key, in the unconditional branch; by default the model's own.
-            guidance: Only to fail now rather than at the first guided step if there is no null condition.
+            guidance: Only to fail now rather than at the first guided step if a branch is missing.
 
         Raises:
-            ArgumentError: A condition that is no mapping; guidance without a null condition.
+            ArgumentError: A condition that is no mapping; guidance by a branch that the model does not have.
         """
         null = self.null if null is None else null
         for name, given in (("condition", condition), ("null", null)):
-            if given is not None and not isinstance(given, Mapping):
-                hint = "Name the network's argument, for instance {'y': labels}"
-                raise ArgumentError(name, got=type(given).__name__, expected="a dict", hint=hint)
-        if guidance is not None and null is None:
-            weight = guidance.weight if isinstance(guidance, Guidance) else guidance
-            if weight != 1:
-                raise missing_null(weight)
-        return BoundModel(self, dict(condition or {}), None if null is None else {**(condition or {}), **null})
+            if given is not None:
+                check_mapping(name, given)
+        own = dict(condition or {})
+        conditions = {CONDITIONAL: own, UNCONDITIONAL: None if null is None else {**own, **null}}
+        conditions.update({name: {**own, **other} for name, other in self.branches.items()})
+        check_branches(conditions, guidance)
+        return BoundModel(self, conditions)
 
     def evaluate(
         self, x: Tensor, t: float, condition: Mapping[str, Any] | None = None, branches: tuple[str, ...] = ("cond",)
@@ -210,3 +238,23 @@ def _prediction(kind: str | Prediction, path: str | Interpolant, options: dict[s
             raise ArgumentError("prediction", got=kind, expected="its name, if the path or options are given beside it")
         return kind
     return prediction(kind, path, **options)
+
+
+def check_mapping(name: str, given: object) -> None:
+    """Refuse a condition that does not name the network's arguments."""
+    if not isinstance(given, Mapping):
+        hint = "Name the network's argument, for instance {'y': labels}"
+        raise ArgumentError(name, got=type(given).__name__, expected="a dict", hint=hint)
+
+
+def check_branches(conditions: Mapping[str, object], guidance: BranchWeights | float | None) -> None:
+    """Refuse guidance by branches that there are none of, before anything runs.
+
+    Raises:
+        ArgumentError: A branch without a condition.
+    """
+    if guidance is None or (weights := as_guidance(guidance)) is None:
+        return
+    for branch in weights.branches:
+        if conditions.get(branch) is None:
+            raise missing_branch(branch, getattr(weights, "weight", None))

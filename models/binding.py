@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,88 +11,58 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import ArgumentError, ShapeError
-from .guidance import CONDITIONAL, UNCONDITIONAL
-from .row_times import RowTimes, row_times
+from .bound import Bound, Branches, Index, Times
+from .guidance import UNCONDITIONAL
 from .trees import root, stack_rows, stackable, tree_map
 
 if TYPE_CHECKING:
     from .adapter import Model
 
-Branches = tuple[str, ...]
-Index: TypeAlias = Tensor | NDArray[np.int64] | Sequence[int]
-
 KEPT_TIMES = 4096  # adaptive solvers never come back to a time: forget them all before they add up
 
 
-class BoundModel:
-    """What a run evaluates: a model, its conditions, and the tensors that need not be made at every step.
+class BoundModel(Bound):
+    """A network and its conditions, and the tensors that need not be made at every step.
 
     Times are made once for each (time, rows), conditions are expanded, cast, moved and stacked once for each batch
     size, and the doubled input of guided steps has one buffer. So an instance belongs to one run, and one thread.
 
-    Attributes:
+    Args:
         model: Where it came from.
-        calls, rows: How often the network was called so far, and on how many rows in all.
+        conditions: The network's keyword arguments for each branch; None for one that has none.
     """
 
-    def __init__(self, model: Model, condition: dict[str, Any], null: dict[str, Any] | None) -> None:
-        self.model = model
-        self.calls = self.rows = 0
-        self._conditions: Mapping[str, dict[str, Any] | None] = {CONDITIONAL: condition, UNCONDITIONAL: null}
+    def __init__(self, model: Model, conditions: Mapping[str, dict[str, Any] | None]) -> None:
+        self._model = model
+        self._calls = self._rows_seen = 0
+        self._conditions = conditions
         self._prepared: dict[tuple[Branches, int, torch.device], dict[str, Any] | None] = {}
         self._stack: dict[Branches, bool] = {}
         self._times: dict[tuple[float, int, torch.device, torch.dtype], Tensor] = {}
         self._double: Tensor | None = None
 
     @property
+    def model(self) -> Model:
+        """Where it came from."""
+        return self._model
+
+    @property
+    def calls(self) -> int:
+        """How often the network was called so far."""
+        return self._calls
+
+    @property
+    def rows(self) -> int:
+        """On how many rows in all."""
+        return self._rows_seen
+
+    @property
     def conditions(self) -> Mapping[str, dict[str, Any] | None]:
         """What each branch is bound to; None where there is no such branch."""
         return self._conditions
 
-    def evaluate(self, x: Tensor, t: float, branches: Branches = (CONDITIONAL,)) -> tuple[Tensor, ...]:
-        """One raw output for each branch, cast back to the dtype of x if the network has its own.
-
-        Args:
-            x: The network's input, already scaled, shape [B, *D]. Not written to.
-            t: Solver time in [0, 1].
-            branches: "cond", "null" or both.
-
-        Returns:
-            One tensor a branch; halves of one output where both were rows of one call.
-
-        Raises:
-            ArgumentError: The branch "null" without a null condition; a time that the network's dtype cannot hold.
-            ShapeError: A condition whose batch is neither 1 nor that of x; names it.
-        """
-        return self._evaluate(x, t, branches)
-
-    def evaluate_rows(self, x: Tensor, times: RowTimes, branches: Branches = (CONDITIONAL,)) -> tuple[Tensor, ...]:
-        """As :meth:`evaluate`, for rows with times of their own: one call, and the network is told [B] times.
-
-        Args:
-            x: The network's input, already scaled row by row, shape [B, *D]. Not written to.
-            times: Solver times in [0, 1], [B], on the host: a list, a NumPy array or a CPU tensor.
-            branches: "cond", "null" or both.
-
-        Raises:
-            ArgumentError: As :meth:`evaluate`; times that differ, for a network that takes one time for all rows.
-            ShapeError: As :meth:`evaluate`; not one time a row.
-        """
-        told = row_times(times, x.shape[0])
-        same = told.size > 0 and bool((told == told[0]).all())
-        return self._evaluate(x, float(told[0]) if same else told, branches)
-
     def select(self, index: Index) -> BoundModel:
-        """The model bound to rows ``index`` of the conditions, in that order and as often as they occur.
-
-        Conditions of one row, numbers and shared tensors serve every row and stay as they are.
-
-        Args:
-            index: int64 [R], each in [0, B). On a GPU the range is not checked.
-
-        Raises:
-            ArgumentError: A row that a condition does not have; names the condition.
-        """
+        """See :meth:`Bound.select`. Conditions of one row, numbers and shared tensors serve every row and stay."""
         chosen = torch.as_tensor(index, dtype=torch.int64)
         last = int(chosen.max()) if chosen.is_cpu and chosen.numel() else 0
         if chosen.is_cpu and chosen.numel() and int(chosen.min()) < 0:
@@ -107,17 +77,13 @@ class BoundModel:
                 )
             return leaf.index_select(0, chosen.to(leaf.device))
 
-        trees = [None if tree is None else tree_map(gather, tree) for tree in self._conditions.values()]
-        other = BoundModel(self.model, trees[0] or {}, trees[1])
+        trees = {branch: None if tree is None else tree_map(gather, tree) for branch, tree in self._conditions.items()}
+        other = BoundModel(self.model, trees)
         other._stack = self._stack  # what fits into one call does so for any rows, and comparing may read from a device
         return other
 
     def check_rows(self, rows: int) -> None:
-        """Refuse conditions that belong to neither ``rows`` rows nor to all.
-
-        Raises:
-            ShapeError: A condition whose batch is neither 1 nor ``rows``; names it.
-        """
+        """See :meth:`Bound.check_rows`."""
         for branch, tree in self._conditions.items():
             tree_map(lambda path, leaf, branch=branch: self._check_leaf(branch, path, leaf, rows), tree or {})
 
@@ -128,7 +94,8 @@ class BoundModel:
             got, expected = f"a batch of {leaf.shape[0]}", f"{rows} rows, as the state, or 1"
             raise ShapeError(f"condition {path!r} of branch {branch!r}", got=got, expected=expected, hint=hint)
 
-    def _evaluate(self, x: Tensor, t: float | NDArray[np.float64], branches: Branches) -> tuple[Tensor, ...]:
+    def answer(self, x: Tensor, t: Times, branches: Branches) -> tuple[Tensor, ...]:
+        """One output a branch: rows of one call where the conditions allow it."""
         rows = x.shape[0]
         if len(branches) == 1:
             return (self._call(x, t, self._condition(branches, rows, x.device)),)
@@ -144,7 +111,7 @@ class BoundModel:
 
     # --- the call ----------------------------------------------------------------------------------------------
 
-    def _call(self, x: Tensor, t: float | NDArray[np.float64], condition: Any) -> Tensor:
+    def _call(self, x: Tensor, t: Times, condition: Any) -> Tensor:
         model, rows = self.model, x.shape[0]
         if isinstance(t, np.ndarray):
             time = self._time_per_row(t, x)
@@ -155,8 +122,8 @@ class BoundModel:
                 if len(self._times) >= KEPT_TIMES:
                     self._times.clear()
                 time = self._times[key] = self._time(t, x)
-        self.calls += 1
-        self.rows += rows
+        self._calls += 1
+        self._rows_seen += rows
         source = x if model.dtype is None else x.to(model.dtype)
         output = model.call(model.network, source, time, condition)
         if not isinstance(output, Tensor):
@@ -244,7 +211,7 @@ class BoundModel:
             raise ArgumentError("branch", got=repr(branch), expected="one of " + ", ".join(self._conditions))
         tree, model = self._conditions[branch], self.model
         if tree is None:
-            raise missing_null()
+            raise missing_branch(branch)
 
         def place(path: str, leaf: Any) -> Any:
             if not isinstance(leaf, Tensor):
@@ -257,6 +224,14 @@ class BoundModel:
             return leaf.expand(rows, *leaf.shape[1:])
 
         return tree_map(place, tree)
+
+
+def missing_branch(branch: str, weight: object = None) -> ArgumentError:
+    """The error of a branch that has no condition."""
+    if branch == UNCONDITIONAL:
+        return missing_null(weight)
+    hint = "Model.with_branches(name={...}) adds one, composed(model, name=other) another network"
+    return ArgumentError("branch", got=repr(branch), expected="one that the model has", hint=hint)
 
 
 def missing_null(weight: object = None) -> ArgumentError:

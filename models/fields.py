@@ -13,8 +13,9 @@ from torch import Tensor
 
 from .. import kernels
 from ..errors import ShapeError, UnknownNameError
-from .binding import BoundModel, Index
-from .guidance import CONDITIONAL, Guidance
+from .bound import Bound, Index
+from .branch_weights import CONDITIONAL, BranchWeights
+from .guidance import Guidance
 from .interpolants import SLACK
 from .predictions import QUANTITIES
 from .row_times import RowTimes, row_times
@@ -79,14 +80,14 @@ class ModelField:
         model: Model | TwoSidedModel,
         condition: Mapping[str, Any] | None = None,
         null: Mapping[str, Any] | None = None,
-        guidance: float | Guidance = 1.0,
+        guidance: float | BranchWeights = 1.0,
         quantity: str = "velocity",
     ) -> None:
         if quantity not in QUANTITIES:
             raise UnknownNameError("quantity", got=repr(quantity), expected="one of " + ", ".join(QUANTITIES))
         self.model, self.quantity = model, quantity
-        self.guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
-        self._bound: BoundModel | BoundHeads = model.bind(condition, null, None if guidance == 1 else guidance)
+        self.guidance = guidance if isinstance(guidance, BranchWeights) else Guidance(guidance)
+        self._bound: Bound | BoundHeads = model.bind(condition, null, None if guidance == 1 else guidance)
         self._counts = Counts()
 
     @property

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,33 +10,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArgumentError
+from .branch_weights import CONDITIONAL, UNCONDITIONAL, BranchWeights, finite, to_json
 from .interpolants import Interpolant
-
-CONDITIONAL, UNCONDITIONAL = "cond", "null"
-UNITS = ("t", "noise_ratio")
+from .window import Window, check_unit
 
 
 @dataclass(frozen=True)
-class Guidance:
-    r"""Weights of the branches: :math:`w\,o_{cond} + (1 - w)\,o_{null}`.
+class Guidance(BranchWeights):
+    r"""Guidance of one branch against another: :math:`w\,o_{cond} + (1 - w)\,o_{null}`.
 
-    They sum to one, so guided velocities, noises, denoised estimates and raw outputs are all the same field. A
-    branch of weight 0 is not evaluated: w = 1 costs one row a sample, and so does w = 0. Any real weight is legal;
-    the paper's scale is w - 1, that of diffusers is w.
+    w = 1 costs one row a sample, and so does w = 0. Any real weight is legal; the paper's scale is w - 1, that of
+    diffusers is w. Outside the interval the weight is 1.
 
-    Outside the interval the weight is 1. A solver reads the weight at the start of a step for all its stages.
+    Autoguidance is the same formula against a worse network under the same condition: ``against`` names its branch in
+    :func:`composed`. For Gaussian data of spread s and a worse network that takes it for s0, samples have the spread
+    :math:`s^w s_0^{1-w}`.
 
     Args:
         weight: A number, or a function of t in [0, 1].
         interval: ``(lo, hi)`` where guidance acts: ``lo <= t < hi``, or ``lo < nu <= hi`` in noise ratios, which
             mean the same on every path. None: everywhere.
         in_: Unit of the interval, "t" or "noise_ratio".
+        against: The branch to move away from.
+        restarts: Whether multistep solvers forget their history where the interval starts and ends.
 
     Raises:
         ArgumentError: A weight or bound that is NaN or infinite, ``lo >= hi``, an unknown unit.
 
     Source:
-        Ho & Salimans 2022; the interval is Kynkaanniemi et al. 2024.
+        Ho & Salimans 2022; the interval is Kynkaanniemi et al. 2024; autoguidance Karras et al. 2024.
 
     Example:
         >>> from pushforward.models import Linear
@@ -52,17 +52,29 @@ class Guidance:
     weight: float | Callable[[float], float] = 1.0
     interval: tuple[float, float] | None = None
     in_: str = "t"
+    against: str = UNCONDITIONAL
+    restarts: bool = False
 
     def __post_init__(self) -> None:
         if not callable(self.weight):
-            object.__setattr__(self, "weight", _weight(self.weight, "weight"))
-        if self.in_ not in UNITS:
-            raise ArgumentError("in_", got=repr(self.in_), expected="'t' or 'noise_ratio'")
+            object.__setattr__(self, "weight", finite(self.weight, "weight"))
+        check_unit(self.in_)
+        if self.against == CONDITIONAL:
+            raise ArgumentError("against", got=repr(self.against), expected="another branch than it guides")
         if self.interval is not None:
             lo, hi = (float(bound) for bound in self.interval)
-            if not lo < hi or not math.isfinite(lo):
-                raise ArgumentError("interval", got=self.interval, expected="(lo, hi) with lo < hi")
+            Window(lo, hi, self.in_)
             object.__setattr__(self, "interval", (lo, hi))
+
+    @property
+    def window(self) -> Window | None:
+        """The interval; None where guidance acts everywhere."""
+        return None if self.interval is None else Window(*self.interval, self.in_)
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """Names of the branches that some time may need."""
+        return (CONDITIONAL,) if self.weight == 1 else (CONDITIONAL, self.against)
 
     def weight_at(self, t: float, interpolant: Interpolant | None = None) -> float:
         """The weight of the conditional branch at ``t``.
@@ -74,18 +86,15 @@ class Guidance:
         Raises:
             ArgumentError: The weight function returned NaN or infinity, or the path is missing.
         """
-        if not self._acts(t, interpolant):
+        window = self.window
+        if window is not None and not window.contains(t, interpolant):
             return 1.0
-        return _weight(self.weight(t), f"weight at t = {t:.4g}") if callable(self.weight) else self.weight
+        return finite(self.weight(t), f"weight at t = {t:.4g}") if callable(self.weight) else self.weight
 
     def weights_at(self, t: float, interpolant: Interpolant | None = None) -> dict[str, float]:
         """The weights of the branches that are evaluated at ``t``, "cond" first; they sum to one."""
         weight = self.weight_at(t, interpolant)
-        return {name: w for name, w in ((CONDITIONAL, weight), (UNCONDITIONAL, 1.0 - weight)) if w != 0.0}
-
-    def branches_at(self, t: float, interpolant: Interpolant | None = None) -> tuple[str, ...]:
-        """Names of the branches that are evaluated at ``t``."""
-        return tuple(self.weights_at(t, interpolant))
+        return {name: w for name, w in ((CONDITIONAL, weight), (self.against, 1.0 - weight)) if w != 0.0}
 
     def columns_at(
         self, times: NDArray[np.float64], interpolant: Interpolant | None = None
@@ -101,18 +110,12 @@ class Guidance:
         else:
             each = [self.weight] * len(times)
         weights = np.array(each, dtype=np.float64)
-        columns = {CONDITIONAL: weights, UNCONDITIONAL: 1.0 - weights}
+        columns = {CONDITIONAL: weights, self.against: 1.0 - weights}
         return {branch: column for branch, column in columns.items() if column.any()}
 
     def breakpoints(self, interpolant: Interpolant) -> tuple[float, ...]:
         """Times inside (0, 1) at which the interval starts or ends: put grid nodes there to keep a solver's order."""
-        if self.interval is None:
-            return ()
-        times = sorted(self.interval)
-        if self.in_ == "noise_ratio":
-            low, high = interpolant.noise_ratio(1.0), interpolant.noise_ratio(0.0)
-            times = [interpolant.time_at_noise_ratio(nu) for nu in reversed(self.interval) if low < nu < high]
-        return tuple(t for t in times if 0 < t < 1)
+        return () if self.window is None else self.window.breakpoints(interpolant)
 
     def to_config(self) -> dict[str, Any]:
         """Fields, ready for JSON; :meth:`from_config` is the inverse.
@@ -120,43 +123,29 @@ class Guidance:
         Raises:
             ArgumentError: The weight is a function, which JSON cannot hold.
         """
-        if callable(self.weight):
-            hint = "A lowered plan holds the weights themselves, and can be written"
-            raise ArgumentError("weight", got="a function", expected="a number, to be written as JSON", hint=hint)
         return {
-            "weight": self.weight,
+            "weight": to_json(self.weight),
             "interval": None if self.interval is None else list(self.interval),
             "in_": self.in_,
+            "against": self.against,
+            "restarts": self.restarts,
         }
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Guidance:
         """Inverse of :meth:`to_config`, also after a trip through JSON."""
         interval = config.get("interval")
-        return cls(config["weight"], None if interval is None else tuple(interval), config.get("in_", "t"))
-
-    def _acts(self, t: float, interpolant: Interpolant | None) -> bool:
-        if self.interval is None:
-            return True
-        lo, hi = self.interval
-        if self.in_ == "t":
-            return lo <= t < hi
-        if interpolant is None:
-            raise ArgumentError(
-                "interpolant", got="nothing", expected="the path, since the interval is in noise ratios"
-            )
-        return lo < interpolant.noise_ratio(t) <= hi
+        return cls(
+            config["weight"],
+            None if interval is None else tuple(interval),
+            config.get("in_", "t"),
+            config.get("against", UNCONDITIONAL),
+            config.get("restarts", False),
+        )
 
 
-def as_guidance(guidance: float | Guidance) -> Guidance | None:
+def as_guidance(guidance: float | BranchWeights) -> BranchWeights | None:
     """None for weight 1, which needs no second branch."""
-    if isinstance(guidance, Guidance):
+    if isinstance(guidance, BranchWeights):
         return guidance
     return None if guidance == 1 else Guidance(guidance)
-
-
-def _weight(value: Any, name: str) -> float:
-    """A finite float."""
-    if not isinstance(value, numbers.Real) or not math.isfinite(value):
-        raise ArgumentError(name, got=repr(value), expected="a finite number")
-    return float(value)

@@ -11,7 +11,6 @@ with one chi-square for the whole sample. D = 1 is PFGM, D = infinity is EDM; th
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -182,4 +181,4 @@ def pfgm(model: Model, dimensions: float) -> Model:
         raise ArgumentError("model", got=f"one with dimensions={model.prediction.dimensions:g}", expected="one without")
     inner = model.prediction
     read = PFGMPrediction(inner.interpolant, inner.network_time, inner=inner, dimensions=dimensions)
-    return dataclasses.replace(model, prediction=read)
+    return model.reading(read)

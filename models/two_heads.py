@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..errors import ArgumentError, SingularTimeError, UnknownNameError
 from .adapter import Model
-from .binding import BoundModel, Index
-from .guidance import Guidance
+from .bound import Bound, Index
+from .branch_weights import BranchWeights
 from .interpolants import Interpolant
 from .predictions import Prediction, Target
 from .row_times import RowTimes
@@ -154,7 +154,7 @@ class TwoSidedModel:
         self,
         condition: Mapping[str, Any] | None = None,
         null: Mapping[str, Any] | None = None,
-        guidance: Guidance | float | None = None,
+        guidance: BranchWeights | float | None = None,
     ) -> BoundHeads:
         """The heads with the conditions of one run.
 
@@ -171,7 +171,7 @@ class TwoSidedModel:
 class BoundHeads:
     """What a run evaluates."""
 
-    heads: Mapping[str, BoundModel]
+    heads: Mapping[str, Bound]
 
     @property
     def calls(self) -> int:

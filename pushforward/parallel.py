@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import solvers
 from .errors import ArgumentError
-from .models import Guidance, Interpolant, Model, interpolant
+from .models import BranchWeights, Interpolant, Model, interpolant
 from .models.guidance import as_guidance
 from .sample import initial_noise
 from .solvers import FixedGridSolver
@@ -32,7 +32,7 @@ def sample_parallel(
     tolerance: float = 0.01,
     rounds: int | None = None,
     memory: int = 0,
-    guidance: float | Guidance = 1.0,
+    guidance: float | BranchWeights = 1.0,
     condition: Mapping[str, Any] | None = None,
     null: Mapping[str, Any] | None = None,
     seed: int = 0,

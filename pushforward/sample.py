@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import solvers
 from .errors import ArgumentError, DtypeError, ShapeError
-from .models import Guidance, Interpolant, Model, Prediction, interpolant
+from .models import BranchWeights, Interpolant, Model, Prediction, interpolant
 from .models.guidance import as_guidance
 from .solvers import Executor, FixedGridSolver, Hook, Plan
 from .solvers.executor import Check
@@ -34,7 +34,7 @@ def make_plan(
     steps: int | None = None,
     grid: str | GridFunction | Sequence[float] = "uniform",
     path: str | Interpolant | None = None,
-    guidance: float | Guidance = 1.0,
+    guidance: float | BranchWeights = 1.0,
     backward: bool = False,
     transform: bool = False,
     last_step: LastStep = "auto",
@@ -71,7 +71,7 @@ def compiled(
     times: tuple[float, ...],
     path: Interpolant,
     prediction: Prediction,
-    guidance: Guidance | None,
+    guidance: BranchWeights | None,
     transform: str | None,
     last_step: LastStep,
     observe: bool,
@@ -90,7 +90,7 @@ def sample(
     steps: int | None = None,
     grid: str | GridFunction | Sequence[float] = "uniform",
     path: str | Interpolant | None = None,
-    guidance: float | Guidance = 1.0,
+    guidance: float | BranchWeights = 1.0,
     condition: Mapping[str, Any] | None = None,
     null: Mapping[str, Any] | None = None,
     seed: int = 0,

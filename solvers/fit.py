@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import kernels
 from ..errors import ArgumentError, GridError, NotFiniteError
-from ..models import Guidance, Interpolant, Model, interpolant_from_config
+from ..models import BranchWeights, Interpolant, Model, interpolant_from_config
 from .executor import Executor
 from .grids import GridFunction, grid
 from .grids.optimise import FLOOR, LEAST_GAIN, Runs, Times, check_power, take_rows, with_gaps
@@ -42,7 +42,7 @@ def fit_multistep(
     pilot: int = 128,
     held_out: int = 64,
     seed: int = 0,
-    guidance: float | Guidance = 1.0,
+    guidance: float | BranchWeights = 1.0,
     condition: Mapping[str, Any] | None = None,
     null: Mapping[str, Any] | None = None,
     power: float = 1.0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from ..models import Guidance, Interpolant, Prediction
+from ..models import BranchWeights, Interpolant, Prediction
 from .plan import Plan
 from .solver import FixedGridSolver, LastStep, plan
 
@@ -15,7 +15,7 @@ def lowered_plan(
     times: tuple[float, ...],
     path: Interpolant,
     prediction: Prediction,
-    guidance: Guidance | None,
+    guidance: BranchWeights | None,
     transform: str | None = None,
     last_step: LastStep = "auto",
 ) -> Plan:
@@ -23,5 +23,13 @@ def lowered_plan(
 
     Kept, since every argument is immutable and so is the plan.
     """
-    written = plan(solver, times, path, prediction=prediction.on(path), transform=transform, last_step=last_step)
+    written = plan(
+        solver,
+        times,
+        path,
+        prediction=prediction.on(path),
+        transform=transform,
+        last_step=last_step,
+        restarts=() if guidance is None else guidance.restart_steps(times, path),
+    )
     return written.on(prediction.interpolant).lower(prediction, guidance)

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import ClassVar, Literal, TypeVar
 
 from ..errors import ArgumentError, GridError, PlanError, SingularTimeError, UnknownNameError
@@ -178,6 +178,7 @@ def plan(
     prediction: Prediction | None = None,
     transform: str | None = None,
     last_step: LastStep = "auto",
+    restarts: Collection[int] = (),
 ) -> Plan:
     """The solver's whole run over ``grid`` as a program, before any network is known.
 
@@ -191,6 +192,7 @@ def plan(
         last_step: "auto" ends in denoised form where the solver's own last step would evaluate the network at a time
             at which it does not determine the quantity, or has never been trained (clean data, unless it predicts a
             velocity); "denoise" always does; "solver" never does.
+        restarts: Steps that begin with no memory of earlier ones, as where the network changes.
 
     Raises:
         GridError: The grid is not one; see :func:`check_grid`.
@@ -204,12 +206,14 @@ def plan(
     prediction = prediction or make_prediction("velocity", interpolant)
     builder = StepBuilder(interpolant, times, prediction, transform, evaluate_clean=last_step == "solver")
     notes: list[str] = []
-    for index in range(builder.steps):
+    for step in range(len(times) - 1):
+        if step:
+            builder.next_step()
+        if step in restarts:
+            builder.restart()
         note = write_step(solver, builder, last_step)
         if note:
             notes.append(note)
-        if index + 1 < builder.steps:
-            builder.next_step()
     return Plan(
         str(solver),
         interpolant,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ArgumentError, GridError, ShapeError, UnknownNameError
-from ...models import Guidance, Model
+from ...models import BranchWeights, Model
 from ...models.fields import ModelField
 from ...models.two_heads import TwoSidedModel
 from ..gradients.recorded import GraphRecorder, RecordedMethod
@@ -53,7 +53,7 @@ def solve_ode(
     events: EventLike | Sequence[EventLike] = (),
     condition: Mapping[str, Any] | None = None,
     null: Mapping[str, Any] | None = None,
-    guidance: float | Guidance = 1.0,
+    guidance: float | BranchWeights = 1.0,
     dense: bool = False,
     on_failure: OnFailure = "raise",
     gradient: Gradient = "none",
@@ -194,7 +194,7 @@ def as_field(
     field: object,
     condition: Mapping[str, Any] | None,
     null: Mapping[str, Any] | None,
-    guidance: float | Guidance,
+    guidance: float | BranchWeights,
     x0: Tensor,
 ) -> Field:
     """The field of a function or a model, or as a recipe says.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ArgumentError, UnknownNameError
-from ...models import Guidance, Model
+from ...models import BranchWeights, Model
 from ...models.fields import ModelField
 from ...models.two_heads import TwoSidedModel
 from ..adaptive.controller import Controller
@@ -70,7 +70,7 @@ def solve_sde(
     brownian: Brownian | None = None,
     condition: Mapping[str, Any] | None = None,
     null: Mapping[str, Any] | None = None,
-    guidance: float | Guidance = 1.0,
+    guidance: float | BranchWeights = 1.0,
     denoise: bool = False,
     on_failure: OnFailure = "raise",
 ) -> Solution:

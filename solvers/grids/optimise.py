@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -15,7 +14,8 @@ from torch import Tensor
 
 from ... import kernels
 from ...errors import ArgumentError, GridError, NotFiniteError, PushforwardError
-from ...models import BoundModel, Guidance, Interpolant, Model, Prediction
+from ...models import Bound, BranchWeights, Interpolant, Model, Prediction
+from ...models.guidance import as_guidance
 from ...models.trees import tree_map
 from .optimised import OptimisedGrid
 from .registry import GRIDS, GridFunction, grid
@@ -45,7 +45,7 @@ def optimise_grid(
     pilot: int = 64,
     held_out: int = 64,
     seed: int = 0,
-    guidance: float | Guidance = 1.0,
+    guidance: float | BranchWeights = 1.0,
     condition: Mapping[str, Any] | None = None,
     null: Mapping[str, Any] | None = None,
     power: float = 2.0,
@@ -173,13 +173,13 @@ class Runs:
         model: Model,
         solver: FixedGridSolver,
         noise: Tensor,
-        guidance: float | Guidance,
+        guidance: float | BranchWeights,
         condition: dict[str, Any] | None,
         null: dict[str, Any] | None,
         power: float = 2.0,
     ) -> None:
         self.model, self.solver, self.noise, self.power = model, solver, noise, power
-        self.guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance) if guidance != 1 else None
+        self.guidance = as_guidance(guidance)
         self.condition = condition, null
         self.network = model.bind(condition, null, self.guidance)
         self.errors: dict[Times, float] = {}
@@ -217,10 +217,10 @@ class Runs:
         return rms(self.exact - self.along_linear(first, steps // 2)) / 3
 
     @cached_property
-    def linear(self) -> tuple[BoundModel, Prediction]:
+    def linear(self) -> tuple[Bound, Prediction]:
         """The network as it is called from the linear path."""
         prediction = self.model.prediction.on("linear")
-        return dataclasses.replace(self.model, prediction=prediction).bind(*self.condition, self.guidance), prediction
+        return self.model.reading(prediction).bind(*self.condition, self.guidance), prediction
 
     def along_linear(self, first: float, steps: int, hooks: Sequence[Hook] = ()) -> Tensor:
         """The samples by RK4 on equal angles of the linear path."""

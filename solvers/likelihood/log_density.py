@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...errors import ArgumentError, DtypeError, ShapeError, UnknownNameError
 from ...kernels import PURPOSE_INITIAL, Draw, normal
-from ...models import Guidance, Model
+from ...models import BranchWeights, Model
 from ...models.two_heads import TwoSidedModel
 from ..adaptive.explicit import ExplicitMethod
 from ..adaptive.field import Recipe
@@ -92,7 +92,7 @@ def log_density(
     norm: str | Callable[[Tensor], Tensor] = "rms",
     condition: Mapping[str, Any] | None = None,
     null: Mapping[str, Any] | None = None,
-    guidance: float | Guidance = 1.0,
+    guidance: float | BranchWeights = 1.0,
     gradient: Gradient = "none",
     parameters: Iterable[Tensor] | None = None,
     **options: Any,
@@ -194,7 +194,7 @@ def sample_with_log_density(
     norm: str | Callable[[Tensor], Tensor] = "rms",
     condition: Mapping[str, Any] | None = None,
     null: Mapping[str, Any] | None = None,
-    guidance: float | Guidance = 1.0,
+    guidance: float | BranchWeights = 1.0,
     gradient: Gradient = "none",
     parameters: Iterable[Tensor] | None = None,
     dtype: torch.dtype | None = None,
@@ -273,7 +273,7 @@ class Augmented:
     field: object
     condition: Mapping[str, Any] | None
     null: Mapping[str, Any] | None
-    guidance: float | Guidance
+    guidance: float | BranchWeights
     trace: Trace
 
     def solve(

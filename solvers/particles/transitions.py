@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ...errors import ArgumentError, PlanError, SingularTimeError
 from ...kernels import Draw
-from ...models import Guidance, Prediction
-from ..plan import Link, Plan, chain
+from ...models import BranchWeights, Prediction
+from ..plan import Link, Plan, chain, step_weights
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Transitions(Sequence[Transition]):
     steps: tuple[Transition, ...]
 
     @classmethod
-    def of(cls, plan: Plan, prediction: Prediction, guidance: Guidance | None = None) -> Transitions:
+    def of(cls, plan: Plan, prediction: Prediction, guidance: BranchWeights | None = None) -> Transitions:
         """The kernels of a lowered plan.
 
         Args:
@@ -119,7 +119,9 @@ class Transitions(Sequence[Transition]):
         return tuple(index for index, step in enumerate(self.steps) if step.noise > 0)
 
 
-def transition(plan: Plan, index: int, link: Link, prediction: Prediction, guidance: Guidance | None) -> Transition:
+def transition(
+    plan: Plan, index: int, link: Link, prediction: Prediction, guidance: BranchWeights | None
+) -> Transition:
     """The kernel of one link."""
     remembered = set(link.states) - {index} | {k for k, _ in link.outputs} - {index}
     if remembered:
@@ -143,12 +145,12 @@ def transition(plan: Plan, index: int, link: Link, prediction: Prediction, guida
 
 
 def denoised(
-    link: Link, plan: Plan, index: int, prediction: Prediction, guidance: Guidance | None
+    link: Link, plan: Plan, index: int, prediction: Prediction, guidance: BranchWeights | None
 ) -> tuple[float, ...] | None:
     """Weights of the state and of each output in the clean estimate."""
     try:
         affine = prediction.quantity("denoised", link.time)
     except SingularTimeError:
         return None
-    shares = {"cond": 1.0} if guidance is None else guidance.weights_at(plan.grid[index], plan.interpolant)
+    shares = step_weights(plan, index, guidance)
     return (affine.x, *(affine.output * shares[branch] for branch in link.branches))

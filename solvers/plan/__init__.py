@@ -6,6 +6,7 @@ from .conversion import convert
 from .cost import Cost
 from .expression import Expression
 from .instructions import Boundary, Combine, Evaluate, Instruction, Register, Transform
+from .lowering import step_weights
 from .plan import Plan
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "chain",
     "convert",
     "denoising_step",
+    "step_weights",
 ]

@@ -28,8 +28,8 @@ class StepBuilder:
 
     Attributes:
         x: The state at ``t``, an :class:`Expression`.
-        index, steps: Which step this is, from 0, and how many there are.
-        grid: All times; ``t`` and ``t_next`` are those at the ends of this step, ``h = t_next - t``. Integrating
+        index, steps: Which step this is, from 0, and how many there are; after a restart, of what follows it.
+        grid: Their times; ``t`` and ``t_next`` are those at the ends of this step, ``h = t_next - t``. Integrating
             from data to noise, ``h`` is negative and nothing else changes.
         alpha, sigma, lam, alpha_next, sigma_next, lam_next, lam_last: The interpolant at ``t``, at ``t_next``, and
             ``lam`` one step earlier; ``lam`` is the half log-SNR, infinite at a singular end.
@@ -48,6 +48,7 @@ class StepBuilder:
         self.interpolant, self.grid, self.prediction, self.transform = interpolant, tuple(grid), prediction, transform
         self.evaluate_clean = evaluate_clean or prediction.kind == "velocity" or bool(prediction.heads)
         self.steps = len(self.grid) - 1
+        self._origin = 0
         self.instructions: list[Instruction] = []
         self._registers = 1
         self._remembered: list[tuple[Expression, ...]] = []
@@ -58,6 +59,18 @@ class StepBuilder:
         self._evaluations: dict[tuple[Expression, float], Evaluation] = {}
         self._stage = 0
         self.advanced = False
+
+    @property
+    def step(self) -> int:
+        """Which step of the whole run this is, whatever was forgotten."""
+        return self._origin + self.index
+
+    def restart(self) -> None:
+        """Forget earlier steps: from here on this is the first step of a run over the rest of the grid."""
+        self._origin, self.grid = self.step, self.grid[self.index :]
+        self.steps = len(self.grid) - 1
+        self._remembered.clear()
+        self._begin(0, self.x)
 
     # --- times -------------------------------------------------------------------------------------------------
 
@@ -167,7 +180,7 @@ class StepBuilder:
     def _evaluation(self, x: Expression, t: float) -> Evaluation:
         if (x, t) not in self._evaluations:
             source = self._materialise(x)
-            self.instructions.append(Evaluate((), (), source, t, self.index))
+            self.instructions.append(Evaluate((), (), source, t, self.step))
             self._evaluations[x, t] = Evaluation(source, t, len(self.instructions) - 1)
         return self._evaluations[x, t]
 
@@ -175,7 +188,7 @@ class StepBuilder:
         if quantity not in evaluation.outs:
             evaluation.outs[quantity] = self._new()
             self.instructions[evaluation.position] = Evaluate(
-                tuple(evaluation.outs.values()), tuple(evaluation.outs), evaluation.input, evaluation.time, self.index
+                tuple(evaluation.outs.values()), tuple(evaluation.outs), evaluation.input, evaluation.time, self.step
             )
         return evaluation.outs[quantity]
 
@@ -183,7 +196,7 @@ class StepBuilder:
         if "transformed" not in evaluation.outs:
             source, out = self._output("denoised", evaluation), self._new()
             assert self.transform is not None
-            self.instructions.append(Transform(out, source, self.transform, evaluation.time, self.index))
+            self.instructions.append(Transform(out, source, self.transform, evaluation.time, self.step))
             evaluation.outs["transformed"] = out
         return evaluation.outs["transformed"]
 
@@ -191,7 +204,7 @@ class StepBuilder:
 
     def normal(self) -> Expression:
         """Fresh standard normal noise; the same expression used twice is the same noise."""
-        draw = Draw(PURPOSE_DIFFUSION, self.index, self._stage)
+        draw = Draw(PURPOSE_DIFFUSION, self.step, self._stage)
         self._stage += 1
         return Expression({draw: 1.0})
 
@@ -220,7 +233,7 @@ class StepBuilder:
         if remember is not None:
             kept = remember if isinstance(remember, tuple) else (remember,)
             self._remembered.append(tuple([Expression.register(self._materialise(value)) for value in kept]))
-        self.instructions.append(Boundary(self.index, self.t_next, state))
+        self.instructions.append(Boundary(self.step, self.t_next, state))
         self.advanced = True
         self.state = state
 

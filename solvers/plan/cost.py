@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
+from ...errors import ArgumentError
 from .instructions import Combine, Evaluate, Transform, reads, writes
 from .plan import Plan
 
@@ -24,6 +27,7 @@ class Cost:
         buffers: State-sized tensors that the executor allocates, all in the first step that needs them.
         live_tensors: Most state-sized tensors alive at once: buffers, the start, and kept network outputs.
         state_bytes: Size of one state.
+        branch_rows: Network rows per sample by branch: which network of a composition is called how often.
 
     """
 
@@ -35,6 +39,32 @@ class Cost:
     buffers: int
     live_tensors: int
     state_bytes: int
+    branch_rows: Mapping[str, int]
+
+    def relative(self, costs: Mapping[str, float], against: float) -> float:
+        """How many times cheaper the network calls are than if every row cost ``against``.
+
+        Args:
+            costs: Cost of a row of each branch, in any unit.
+            against: Cost of a row of the network to compare with, of which there are as many.
+
+        Raises:
+            ArgumentError: A branch without a cost.
+
+        Example:
+            A network of 5 GFLOPs for two steps of five, and one of 114 for the rest.
+
+            >>> from pushforward.models import Linear, Stitch, prediction
+            >>> from pushforward.solvers import plan, solver
+            >>> euler = plan(solver("euler"), [0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+            >>> stitched = euler.lower(prediction("velocity", Linear()), Stitch.shares({"small": 0.4, "cond": 0.6}))
+            >>> round(stitched.cost().relative({"small": 5, "cond": 114}, against=114), 3)
+            1.62
+        """
+        missing = self.branch_rows.keys() - costs.keys()
+        if missing:
+            raise ArgumentError("costs", got=sorted(costs), expected=f"also those of {sorted(missing)}")
+        return against * self.forward_passes / sum(costs[name] * rows for name, rows in self.branch_rows.items())
 
     def __str__(self) -> str:
         rows = f" ({self.forward_passes} forward passes)" if self.forward_passes != self.network_calls else ""
@@ -58,6 +88,7 @@ def cost(plan: Plan, shape: tuple[int, ...], dtype: torch.dtype | None = None) -
         buffers=len({buffer for _, buffer in plan.buffers}) if plan.stage == "optimised" else count_writes(plan),
         live_tensors=peak_live(plan),
         state_bytes=state_bytes,
+        branch_rows=dict(Counter(label for e in plan.evaluations for label in e.labels)),
     )
 
 

@@ -7,16 +7,18 @@ from collections.abc import Mapping
 from typing import TypeAlias, cast
 
 from ...errors import PlanError, SingularTimeError
-from ...models import Guidance, Prediction, TwoSidedPrediction
+from ...models import BranchWeights, Prediction, TwoSidedPrediction
 from .expression import Expression, combine_of
 from .instructions import Boundary, Evaluate, Instruction, Register, Transform, reads, writes
 from .plan import Plan
+
+RENOISING = "ddim"  # x' = alpha' D + sigma' n
 
 Outputs: TypeAlias = Mapping[str, Expression]
 """The guided output under the name "", or each head of a two-sided path under its own."""
 
 
-def lower(plan: Plan, prediction: Prediction, guidance: Guidance | None = None) -> Plan:
+def lower(plan: Plan, prediction: Prediction, guidance: BranchWeights | None = None) -> Plan:
     r"""Rewrite every evaluation over what the network returns.
 
     Each quantity is affine in the state and the guided output, :math:`q = a x + b \sum_j w_j o_j`, with a and b from
@@ -27,7 +29,7 @@ def lower(plan: Plan, prediction: Prediction, guidance: Guidance | None = None) 
     Args:
         plan: A plan at stage "quantities".
         prediction: What the network returns, on the plan's own interpolant.
-        guidance: Weights of the branches "cond" and "null"; without it there is one branch, "cond".
+        guidance: Weights of the branches; without it there is one branch, "cond".
 
     Returns:
         A plan at stage "outputs".
@@ -45,15 +47,37 @@ def lower(plan: Plan, prediction: Prediction, guidance: Guidance | None = None) 
         raise PlanError("solver", got=got, expected="one without noise for a network of PFGM++", hint=hint)
     if prediction.heads and guidance is not None:
         raise PlanError("guidance", got=guidance, expected="none for a two-sided path")
+    if guidance is not None and guidance.renoises:
+        check_renoises(plan, guidance)
     if prediction.interpolant != plan.interpolant:
         raise PlanError("prediction.interpolant", got=prediction.interpolant, expected=plan.interpolant)
     return Lowering(plan, prediction, guidance).run()
 
 
+def check_renoises(plan: Plan, guidance: BranchWeights) -> None:
+    """Refuse steps other than the one that the weights were derived for.
+
+    Raises:
+        PlanError: The solver does not renoise a clean estimate.
+    """
+    if plan.solver != RENOISING:
+        hint = "Use 'ddim', or Guidance(cfgpp_weight(scale, h)) with any solver"
+        raise PlanError(
+            "solver", got=plan.solver, expected=f"one that renoises a clean estimate, for {guidance}", hint=hint
+        )
+
+
+def step_weights(plan: Plan, step: int, guidance: BranchWeights | None) -> dict[str, float]:
+    """Branches that are evaluated in a step of the plan, with their weights, which sum to one."""
+    if guidance is None:
+        return {"cond": 1.0}
+    return guidance.step_weights(plan.grid[step], plan.grid[step + 1], plan.interpolant)
+
+
 class Lowering:
     """One traversal of the program."""
 
-    def __init__(self, plan: Plan, prediction: Prediction, guidance: Guidance | None) -> None:
+    def __init__(self, plan: Plan, prediction: Prediction, guidance: BranchWeights | None) -> None:
         self.plan, self.prediction, self.guidance = plan, prediction, guidance
         self.instructions: list[Instruction] = []
         self.registers = 1 + max((r for i in plan.instructions for r in (*reads(i), *writes(i))), default=0)
@@ -88,7 +112,7 @@ class Lowering:
 
     def evaluate(self, evaluation: Evaluate) -> None:
         """One call of the network, then each quantity as a combination of the state and its outputs."""
-        weights = {} if self.prediction.heads else self.branch_weights(self.plan.grid[evaluation.step])
+        weights = {} if self.prediction.heads else self.branch_weights(evaluation.step)
         raw = {branch: self.new() for branch in weights or self.heads_of(evaluation)}
         scale = self.prediction.input_scale(evaluation.time)
         state = Expression.register(evaluation.input)
@@ -119,9 +143,9 @@ class Lowering:
         needed = {head for label in evaluation.labels for head in self.head_weights(label, evaluation.time)}
         return tuple(head for head in self.prediction.heads if head in needed)
 
-    def branch_weights(self, time: float) -> dict[str, float]:
-        """Branches that are evaluated at this time, with their weights, which sum to one."""
-        return {"cond": 1.0} if self.guidance is None else self.guidance.weights_at(time, self.plan.interpolant)
+    def branch_weights(self, step: int) -> dict[str, float]:
+        """Branches that are evaluated in this step, with their weights, which sum to one."""
+        return step_weights(self.plan, step, self.guidance)
 
     def boundary(self, boundary: Boundary) -> None:
         """Add the clean estimate of the latest evaluation, which may be a step ago: a predictor-corrector ends so."""

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from ...errors import PlanError
-from ...models import Guidance, Interpolant, Prediction
+from ...models import BranchWeights, Interpolant, Prediction
 from .instructions import Boundary, Combine, Evaluate, Instruction, Register, reads, writes
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Plan:
 
         return convert(self, path)
 
-    def lower(self, prediction: Prediction, guidance: Guidance | None = None) -> Plan:
+    def lower(self, prediction: Prediction, guidance: BranchWeights | None = None) -> Plan:
         """Substitute what the network returns and how its branches are weighted; see :func:`..lowering.lower`."""
         from .lowering import lower
 

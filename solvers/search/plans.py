@@ -6,7 +6,7 @@ import dataclasses
 from functools import lru_cache
 
 from ... import kernels
-from ...models import Guidance, Interpolant, Prediction
+from ...models import BranchWeights, Interpolant, Prediction
 from ..grids import grid
 from ..lowered import lowered_plan
 from ..particles import Particles
@@ -21,7 +21,7 @@ def optimised_plan(
     times: tuple[float, ...],
     path: Interpolant,
     prediction: Prediction,
-    guidance: Guidance | None,
+    guidance: BranchWeights | None,
 ) -> Plan:
     """What :func:`..lowered.lowered_plan` writes, optimised; kept too, as searches solve many times."""
     return lowered_plan(solver, times, path, prediction, guidance).optimise()

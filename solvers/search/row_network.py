@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import ArgumentError, ShapeError
-from ...models.binding import BoundModel
+from ...models.bound import Bound
 
 KEPT = 8  # arrangements of conditions: a search comes back to a few of them
 
@@ -29,12 +29,12 @@ class RowNetwork:
 
     """
 
-    network: BoundModel
+    network: Bound
     requests: int
     grid: NDArray[np.float64]
     batch: int | None = None
     pad: bool = False
-    _selected: OrderedDict[bytes, BoundModel] = field(default_factory=OrderedDict, repr=False)
+    _selected: OrderedDict[bytes, Bound] = field(default_factory=OrderedDict, repr=False)
 
     def __call__(
         self, x: Tensor, times: NDArray[np.float64] | float, branches: tuple[str, ...], request: Tensor
@@ -86,7 +86,7 @@ class RowNetwork:
             raise ArgumentError(where, got=got, expected="a tensor for each", hint=hint)
         return tuple(output[:rows] for output in outputs)
 
-    def _bound(self, request: Tensor) -> BoundModel:
+    def _bound(self, request: Tensor) -> Bound:
         """The network with the conditions of these rows; the last few arrangements are kept."""
         if self.requests == 1:
             return self.network

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ... import kernels
 from ...errors import ArgumentError, DtypeError, ShapeError
-from ...models import Guidance, Interpolant, Model, interpolant
+from ...models import BranchWeights, Interpolant, Model, interpolant
 from ...models.guidance import as_guidance
 from ...models.verifiers import check_context, is_rowwise, name_of
 from ..grids import GridFunction
@@ -46,7 +46,7 @@ def search(
     steps: int | None = None,
     grid: str | GridFunction | Sequence[float] | None = None,
     path: str | Interpolant | None = None,
-    guidance: float | Guidance = 1.0,
+    guidance: float | BranchWeights = 1.0,
     condition: Mapping[str, Any] | None = None,
     null: Mapping[str, Any] | None = None,
     context: Any = None,
@@ -167,7 +167,7 @@ def make_task(
     steps: int | None = None,
     grid: str | GridFunction | Sequence[float] | None = None,
     path: str | Interpolant | None = None,
-    guidance: float | Guidance = 1.0,
+    guidance: float | BranchWeights = 1.0,
     condition: Mapping[str, Any] | None = None,
     null: Mapping[str, Any] | None = None,
     context: Any = None,

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ... import kernels
 from ...errors import ArgumentError, NotFiniteError
-from ...models import Guidance, Interpolant, Model
-from ...models.binding import BoundModel
+from ...models import BranchWeights, Interpolant, Model
+from ...models.bound import Bound
 from ...models.verifiers import evaluate as evaluate_reward
 from ...models.verifiers import evaluate_with_graph, take_rows
 from ..executor import Executor
@@ -63,8 +63,8 @@ class Task:
     """
 
     model: Model
-    guidance: Guidance | None
-    network: BoundModel
+    guidance: BranchWeights | None
+    network: Bound
     path: Interpolant
     plan: Plan
     lowered: Plan

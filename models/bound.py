@@ -1,0 +1,104 @@
+"""What a run evaluates: a model together with the conditions and the state of that one run."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .row_times import RowTimes, row_times
+
+if TYPE_CHECKING:
+    from .adapter import Model
+
+Branches = tuple[str, ...]
+Index: TypeAlias = Tensor | NDArray[np.int64] | Sequence[int]
+Times: TypeAlias = float | NDArray[np.float64]
+"""One time for all rows, or [B] of them in float64."""
+
+
+class Bound(ABC):
+    """A model bound to one run; what it remembers is dropped with it, and no two runs share it.
+
+    A kind of model says how it answers in :meth:`answer`; fixed grids, adaptive solvers and searches all come there.
+    """
+
+    @property
+    @abstractmethod
+    def model(self) -> Model:
+        """Where it came from."""
+
+    @property
+    @abstractmethod
+    def calls(self) -> int:
+        """How often a network was called so far."""
+
+    @property
+    @abstractmethod
+    def rows(self) -> int:
+        """On how many rows in all."""
+
+    @property
+    @abstractmethod
+    def conditions(self) -> Mapping[str, dict[str, Any] | None]:
+        """What each branch is bound to; None where there is no such branch."""
+
+    @abstractmethod
+    def answer(self, x: Tensor, t: Times, branches: Branches) -> tuple[Tensor, ...]:
+        """One raw output for each branch; see :meth:`evaluate` and :meth:`evaluate_rows`."""
+
+    @abstractmethod
+    def select(self, index: Index) -> Bound:
+        """The model bound to rows ``index`` of the conditions, in that order and as often as they occur.
+
+        Args:
+            index: int64 [R], each in [0, B). On a GPU the range is not checked.
+
+        Raises:
+            ArgumentError: A row that a condition does not have; names the condition.
+        """
+
+    @abstractmethod
+    def check_rows(self, rows: int) -> None:
+        """Refuse conditions that belong to neither ``rows`` rows nor to all.
+
+        Raises:
+            ShapeError: A condition whose batch is neither 1 nor ``rows``; names it.
+        """
+
+    def evaluate(self, x: Tensor, t: float, branches: Branches = ("cond",)) -> tuple[Tensor, ...]:
+        """One raw output for each branch, cast back to the dtype of x if the network has its own.
+
+        Args:
+            x: The network's input, already scaled, shape [B, *D]. Not written to.
+            t: Solver time in [0, 1].
+            branches: Names of guidance branches: "cond", "null", and those that the model was given.
+
+        Returns:
+            One tensor a branch; parts of one output where several were rows of one call.
+
+        Raises:
+            ArgumentError: A branch that has no condition; a time that the network's dtype cannot hold.
+            ShapeError: A condition whose batch is neither 1 nor that of x; names it.
+        """
+        return self.answer(x, t, branches)
+
+    def evaluate_rows(self, x: Tensor, times: RowTimes, branches: Branches = ("cond",)) -> tuple[Tensor, ...]:
+        """As :meth:`evaluate`, for rows with times of their own: one call, and the network is told [B] times.
+
+        Args:
+            x: The network's input, already scaled row by row, shape [B, *D]. Not written to.
+            times: Solver times in [0, 1], [B], on the host: a list, a NumPy array or a CPU tensor.
+            branches: As in :meth:`evaluate`.
+
+        Raises:
+            ArgumentError: As :meth:`evaluate`; times that differ, for a network that takes one time for all rows.
+            ShapeError: As :meth:`evaluate`; not one time a row.
+        """
+        told = row_times(times, x.shape[0])
+        same = told.size > 0 and bool((told == told[0]).all())
+        return self.answer(x, float(told[0]) if same else told, branches)
