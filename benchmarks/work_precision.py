@@ -390,15 +390,24 @@ def plot(runs: list[Run], file: Path) -> None:
     figure, axes = pyplot.subplots(lines, columns, squeeze=False, figsize=(4.6 * columns, 3.8 * lines))
     marks = {OURS: "o-", OPTIMISED: "*", FITTED: "P", "diffusers": "s--", "k-diffusion": "^:", "azula": "v-."}
     for (problem, dtype), axis in zip(panels, axes.flat, strict=False):
-        for library, mark in marks.items():
+        for index, (library, mark) in enumerate(marks.items()):
             points = [(nfe, run.error) for nfe in NFE if (run := best(runs, problem, dtype, nfe, library))]
             if points:
-                axis.plot(*zip(*points, strict=True), mark, label=library, markersize=9 if mark in "*P" else 5)
+                axis.plot(
+                    *zip(*points, strict=True),
+                    mark,
+                    color=f"C{index}",
+                    label=library,
+                    markersize=9 if mark in "*P" else 5,
+                )
         axis.set(title=f"{problem}, {dtype}", xlabel="network evaluations", ylabel="RMS error", yscale="log")
         axis.set_xticks(NFE)
         axis.grid(alpha=0.3, which="both")
-    axes.flat[0].legend(fontsize=8, loc="lower left")
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    shown = axes.flat[0].get_legend_handles_labels()  # the mixture has every library
     figure.tight_layout()
+    figure.legend(*shown, fontsize=8, loc="lower right")
     figure.savefig(file, dpi=110)
     pyplot.close(figure)
 
