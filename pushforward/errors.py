@@ -100,12 +100,13 @@ class IntegrationError(PushforwardError, RuntimeError):
 class NotFiniteError(PushforwardError, FloatingPointError):
     """NaN or infinity where a number was expected.
 
-    Raised by a run, it carries ``step``, ``t``, the network's input ``x`` and the last good ``state``; by an adaptive
-    one, the ``solution`` too.
+    Raised by a run, it carries ``step``, ``t``, the first ``row`` of the batch that is concerned, the network's input
+    ``x`` and the last good ``state``; by an adaptive one, the ``solution`` too.
     """
 
     step: int | None = None
     t: float | None = None
+    row: int | None = None
     x: object = None
     state: object = None
     solution: object = None

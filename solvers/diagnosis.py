@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -50,6 +51,7 @@ def not_finite_output(run: Executor, request: Request, output: Tensor) -> NotFin
         else "Its input was not finite either.",
     )
     error.step, error.t, error.x = request.step, request.time, request.input
+    error.row = first_row([output])
     error.state = last_state(run)
     return error
 
@@ -78,7 +80,7 @@ def not_finite(run: Executor, combine: Combine) -> NotFiniteError:
                 expected="finite numbers",
                 hint="check='before' shows the network's input and the last good state.",
             )
-            error.step, error.t = evaluation.step, evaluation.time
+            error.step, error.t, error.row = evaluation.step, evaluation.time, first_row([value])
             return error
     step, time = last_evaluation(run)
     error = NotFiniteError(
@@ -87,8 +89,14 @@ def not_finite(run: Executor, combine: Combine) -> NotFiniteError:
         expected="finite numbers",
         hint=f"The network's outputs are finite: the sum left the range of {run.dtype}. Try more steps.",
     )
-    error.step, error.t = step, time
+    error.step, error.t, error.row = step, time, first_row([run.values[register] for register in combine.outs])
     return error
+
+
+def first_row(tensors: Iterable[Tensor]) -> int | None:
+    """The first sample that is not finite in one of the tensors."""
+    bad = [(~tensor.isfinite()).reshape(len(tensor), -1).any(1).nonzero() for tensor in tensors]
+    return min((int(rows[0]) for rows in bad if len(rows)), default=None)
 
 
 def outputs(run: Executor) -> dict[Register, Evaluate | Transform]:

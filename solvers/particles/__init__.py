@@ -1,4 +1,4 @@
-"""Particles: populations that move as a whole, and the Gaussian kernels that propose their next states."""
+"""Particles: populations that move as a whole, and the steps of samplers that propose their next states."""
 
 from .conditional import FeynmanKac, conditional_smc
 from .distributed import TorchShard, shard_of
@@ -7,14 +7,16 @@ from .ladder import Ladder
 from .population import Particles
 from .potentials import POTENTIALS, Potential, potential
 from .shard import Shard
-from .transitions import Transition, Transitions
+from .transitions import GaussianTransition, PlannedTransition, Transition, Transitions
 
 __all__ = [
     "POTENTIALS",
     "FeynmanKac",
+    "GaussianTransition",
     "Genealogy",
     "Ladder",
     "Particles",
+    "PlannedTransition",
     "Potential",
     "Shard",
     "TorchShard",

@@ -45,6 +45,10 @@ class Particles:
         """The local rows."""
         return self.shard.block(len(self))
 
+    def moved(self, x: Tensor) -> Particles:
+        """The same particles at other states; what the network said of the old ones stays behind."""
+        return Particles(self.shard, self.request, self.slot, x, (), dict(self.values), dict(self.rows))
+
     def take(self, sources: Tensor, slot: Tensor | None = None, request: Tensor | None = None) -> Particles:
         """The population whose row j is a copy of row ``sources[j]`` of this one.
 

@@ -4,6 +4,7 @@ from .builder import StepBuilder, denoising_step
 from .chain import Link, chain
 from .conversion import convert
 from .cost import Cost
+from .cut import Start, cut, evaluation_at_start
 from .expression import Expression
 from .instructions import Boundary, Combine, Evaluate, Instruction, Register, Transform
 from .lowering import step_weights
@@ -19,10 +20,13 @@ __all__ = [
     "Link",
     "Plan",
     "Register",
+    "Start",
     "StepBuilder",
     "Transform",
     "chain",
     "convert",
+    "cut",
     "denoising_step",
+    "evaluation_at_start",
     "step_weights",
 ]

@@ -28,7 +28,8 @@ class Chains(State):
 
     Attributes:
         candidates: M, continuations of each chain.
-        particles: The chains, S C of them; within a block, M copies of each. ``step`` counts the steps that they made.
+        particles: The chains, S C of them; within a block, M copies of each, or one where it began without noise.
+            ``step`` counts the steps that they made.
         within: Whether they are in a block.
         look: Rewards of the chains' last clean estimates, float64 [S C]; None before the first choice among those.
         values: Rewards of the finished chains, float64 [S C]; None until they are.
@@ -91,22 +92,40 @@ class Blockwise(Method):
         if self.block > steps:
             raise ArgumentError("block", got=self.block, expected=f"at most the {steps} steps")
         fixed, each = self.cost(task)
-        m = min(affordable(task, "candidates", self.candidates, fixed=fixed, each=each), CANDIDATES)
-        if m > 1:
+        if self.candidates != 1:
             check_searchable(task)
+            if each == (0, 0) and steps > 1:
+                got = f"{self.block}, with {task.transitions.solver}, which draws no noise where a block begins"
+                raise ArgumentError("block", got=got, expected="blocks that begin with a step that draws noise")
+        m = min(affordable(task, "candidates", self.candidates, fixed=fixed, each=each), CANDIDATES)
         origins = torch.arange(self.chains) * CANDIDATES
         slots = origins if shared else (origins[:, None] + torch.arange(m)).reshape(-1)
-        particles = task.evaluate(task.start(slots), 0, "initial")
+        particles = task.evaluate(task.start(slots), 0, "initial", look=False)
         return Chains(candidates=m, particles=particles, within=not shared)
 
     def cost(self, task: Task) -> tuple[tuple[int, int], tuple[int, int]]:
         """Evaluations and rewards of each request: fixed, and for each candidate of the chains."""
-        steps, c, shared = len(task.transitions), self.chains, self.start == "shared"
-        looks = math.ceil((steps - bool(self.finish)) / self.block)
-        first = (steps - 1) % self.block == 0 and (shared or steps > 1)  # the last step is the first of its block
-        alone = not self.finish and first and task.transitions[-1].noise == 0
-        fixed = (c * (shared + finish_cost(task, self)), c * (bool(self.finish) + alone))
-        return fixed, (c * (steps - shared), c * (looks - alone))
+        steps, last = task.transitions, len(task.transitions) - 1
+        within = branched = self.start == "independent"
+        paid = {False: [0, 0], True: [0, 0]}  # by a chain while it is one, and by each of its candidates
+        paid[branched][0] += steps[0].evaluated(False)
+        for step, k in enumerate(steps):
+            if self.finish and step == last:
+                paid[False][0] += finish_cost(task, self)
+                paid[False][1] += 1
+                break
+            branched = branched if within else k.stochastic
+            closed = self.closes(step, last)
+            here = 0 if step == last else steps[step + 1].evaluated(closed)
+            paid[branched][0] += len(k.calls) + here
+            paid[branched][1] += closed
+            within = not closed
+        fixed, each = ((self.chains * evaluations, self.chains * rewards) for evaluations, rewards in paid.values())
+        return fixed, each
+
+    def closes(self, step: int, last: int) -> bool:
+        """Whether a block ends with this step: there is a choice, at the samples or by a look ahead."""
+        return step == last or (step + 1) % self.block == 0 or (bool(self.finish) and step + 1 == last)
 
     def advance(self, task: Task, state: Chains) -> None:
         """One step of all continuations; at the end of a block, a choice."""
@@ -118,11 +137,11 @@ class Blockwise(Method):
             state.done = True
             return
         hurry, ends = task.out_of_time, step == last
+        closed, finishes = self.closes(step, last), self.finish > 0 and step + 1 == last
         copies = task.propose(self.copies(task, state, hurry), step)
         if not ends:
-            copies = task.evaluate(copies, step + 1)
+            copies = task.evaluate(copies, step + 1, look=finishes or (closed and not hurry))
         state.step += 1
-        closed = state.step % self.block == 0 or (self.finish and state.step == last)
         if ends or (closed and not hurry):
             values = task.score(copies, last, "search") if ends else task.look_ahead(copies, step + 1)
             task.note("search", min(step + 1, last), values, finished=ends)
@@ -138,11 +157,11 @@ class Blockwise(Method):
         """The continuations that make the next step: one of a chain without noise ahead, or when the time is up."""
         particles, m = state.particles, state.candidates
         if not state.within:
-            alone = hurry or task.transitions[state.step].noise == 0
+            alone = hurry or not task.transitions[state.step].stochastic
             return branch(particles, 1 if alone else m)
         if not hurry:
             return particles
-        first = torch.arange(0, len(particles), m)
+        first = torch.arange(0, len(particles), len(particles) // (len(task.requests) * self.chains))
         return particles.take(first, particles.slot[first])
 
     def outcome(self, task: Task, state: Chains) -> Outcome:

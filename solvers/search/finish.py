@@ -6,8 +6,7 @@ import math
 from typing import Protocol
 
 from ...errors import ArgumentError
-from ..plan import Combine, Evaluate, Expression, Plan
-from ..plan.expression import expressions
+from ..plan import Plan, evaluation_at_start
 from ..solver import solver
 from .plans import optimised_plan
 from .task import Task
@@ -47,33 +46,22 @@ def finish_cost(task: Task, method: Finishing) -> int:
     if found.stochastic:  # its normals would be those of the search's first steps
         got, expected = f"{method.finish_solver}, which draws noise", "a solver of the flow, for instance 'ddim'"
         raise ArgumentError("finish_solver", got=got, expected=expected)
-    if not begins_at_state(found):
-        got = f"{method.finish_solver}, which evaluates elsewhere first"
-        raise ArgumentError("finish_solver", got=got, expected="a solver whose first evaluation is at the state")
-    passes = sum(len(evaluation.labels) for evaluation in found.evaluations[1:])
+    start = evaluation_at_start(found)
+    if start is None:
+        got = f"{method.finish_solver}, which evaluates elsewhere"
+        raise ArgumentError("finish_solver", got=got, expected="a solver that evaluates at the state it starts from")
+    passes = sum(len(e.labels) for index, e in enumerate(found.evaluations) if index != start.index)
     return math.ceil(passes / task.evaluation_cost)
-
-
-def begins_at_state(plan: Plan) -> bool:
-    """Whether the first evaluation is at the first state and time, but for the scale that the network wants."""
-    values = {plan.start: Expression.register(plan.start)}
-    for instruction in plan.instructions:
-        if isinstance(instruction, Evaluate):
-            there = values[instruction.input]
-            return instruction.time == plan.grid[0] and there.registers == [plan.start] and not there.draws
-        if isinstance(instruction, Combine):
-            values.update(zip(instruction.outs, expressions(instruction), strict=True))
-    return False
 
 
 def check_searchable(task: Task) -> None:
     """Refuse candidates that would all be the same.
 
     Raises:
-        ArgumentError: A step before the last draws no noise.
+        ArgumentError: No step before the last draws noise.
     """
-    for index, step in enumerate(task.transitions[:-1]):
-        if step.noise == 0:
-            got = f"{task.transitions.solver}, whose step {index} at t = {step.time:.4g} draws no noise"
-            hint = "For instance 'euler_maruyama' or 'ddpm', or candidates=1"
-            raise ArgumentError("solver", got=got, expected="a step whose candidates differ", hint=hint)
+    before = task.transitions[:-1]
+    if before and not any(step.stochastic for step in before):
+        got = f"{task.transitions.solver}, which draws no noise before its last step"
+        hint = "For instance 'euler_maruyama' or 'ddpm', or candidates=1"
+        raise ArgumentError("solver", got=got, expected="steps whose candidates differ", hint=hint)

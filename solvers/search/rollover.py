@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias
@@ -28,8 +29,8 @@ class Climb(State):
         best: The best attempt of the present step.
         at: The step that each chain is at, int64 [R].
         attempts: How many each chain made at each step, int64 [R, K - 1].
-        table: Quotas before anything is rolled over, int64 [R, K - 1].
-        quota: How many attempts it may make at the present step, int64 [R].
+        table: Quotas before anything is rolled over, in evaluations, int64 [R, K - 1].
+        quota: What it may spend at the present step, int64 [R].
         share: Evaluations that it has left, int64 [R].
         record: Highest reward so far, float64 [R].
         step_best: That of the present step.
@@ -63,7 +64,9 @@ class RolloverBudgetForcing(Method):
     - j = Q: accept the best of the step's candidates, and Q' = q; the record stays;
     - the last step that is searched takes all that is left of the chain's share.
 
-    q is the chain's share over the K times of the grid. Chains share the budget equally, and each spends its own, so
+    q is the chain's share over the K times of the grid. Quotas are evaluations: with a solver of several a step an
+    attempt costs as many, q is a multiple of that, and the rest of a quota that pays for no further attempt is rolled
+    over too. A step that draws no noise has one attempt. Chains share the budget equally, and each spends its own, so
     that none depends on another. Then the best of the last step is carried to the data along the flow, and scored
     there. Of equal candidates the first counts; equal to the record is no improvement; where the reward forbids all
     (-inf), the first goes on. When the time is up, every step left is one attempt.
@@ -77,7 +80,7 @@ class RolloverBudgetForcing(Method):
         initial: n_0, noises of each chain, of which the best is the start; by default a tenth of the budget over the
             chains, or what the least search leaves of it.
         allocation: "rollover"; or quotas without early acceptance: "uniform" (which is SVDD), "linear" (falling from
-            the first step to the last), or one number for each of the K - 1 searched steps.
+            the first step to the last), or one number of attempts for each of the K - 1 searched steps.
         min_attempts: Attempts of a step before one is accepted early.
         finish, finish_solver: Evaluations of the flow that end a chain, the first of them known already, and its
             solver; 0 returns the clean estimate.
@@ -117,49 +120,54 @@ class RolloverBudgetForcing(Method):
         Raises:
             BudgetError: Fewer than the least: one for each of the K times, or what the allocation says.
         """
-        c, least, finish = self.chains, self.least(len(task.transitions)), finish_cost(task, self)
-        limits: list[int] = []
-        for name, have, price, end in (
-            ("nfe", task.evaluations_left(), task.evaluation_cost, finish),
-            ("rewards", task.rewards_left(), 1, 1),  # each evaluation is looked at, and each end
+        c, finish, prices = self.chains, finish_cost(task, self), Prices.of(task)
+        least = self.least(prices)
+        limits: list[tuple[int, int]] = []  # what a request has for its chains, in units that buy so many evaluations
+        for name, have, price, end, worth in (
+            ("nfe", task.evaluations_left(), task.evaluation_cost, finish, 1),
+            ("rewards", task.rewards_left(), 1, 1, prices.lowest),  # each attempt is looked at, and each end
         ):
             if have is None:
                 continue
-            initial = self.initial or 1
-            if have < c * (initial + least + end):
-                need = c * (initial + least + end) * price
-                expected = f"at least {need} ({c} chains x ({initial} initial + {least} search + {end} finish))"
+            initial, units = self.initial or 1, math.ceil(least / worth)
+            if have < c * (initial + units + end):
+                need = c * (initial + units + end) * price
+                expected = f"at least {need} ({c} chains x ({initial} initial + {units} search + {end} finish))"
                 raise BudgetError(f"budget.{name}", got=have * price, expected=expected)
-            limits.append(have - c * end)
+            limits.append((have - c * end, worth))
         if not limits:
             raise ArgumentError("budget", got="no number", expected="budget.nfe or budget.rewards: what is rolled over")
-        each, more = divmod(min(limits), c)
-        initial = self.initial or min(max(1, (each + finish) // 10), each - least)
-        share = each - initial
-        if share >= CANDIDATES:
-            raise ArgumentError("budget", got=f"{share} attempts a chain", expected=f"less than {CANDIDATES}")
-        return initial, [share + (chain < more) for chain in range(c)]
+        tenth = min(min(max(1, (n // c + finish) // 10), n // c - math.ceil(least / worth)) for n, worth in limits)
+        initial = self.initial or tenth
+        shares = [min((n // c + (chain < n % c) - initial) * worth for n, worth in limits) for chain in range(c)]
+        attempts = min(shares) // prices.lowest
+        if attempts >= CANDIDATES:
+            raise ArgumentError("budget", got=f"{attempts} attempts a chain", expected=f"less than {CANDIDATES}")
+        return initial, shares
 
-    def least(self, times: int) -> int:
+    def least(self, prices: Prices) -> int:
         """Evaluations that a chain searches with at least."""
-        if self.allocation == "rollover":
-            return times
-        return sum(self.allocation) if isinstance(self.allocation, tuple) else times - 1
-
-    def quotas(self, share: int, times: int) -> list[int]:
-        """Quota of each searched step before anything is rolled over; the last takes all that is left in any case."""
-        searched = times - 1
         if isinstance(self.allocation, tuple):
-            return list(self.allocation)
-        if self.allocation == "rollover":
-            return [share // times] * searched
-        return [share // searched] * searched if self.allocation == "uniform" else linear_quotas(share, searched)
+            return sum(prices.quotas(self.allocation))
+        return sum(prices.steps) + (prices.steps[-1] if self.allocation == "rollover" else 0)
+
+    def quotas(self, share: int, prices: Prices) -> list[int]:
+        """Evaluations of each searched step before anything is rolled over; the last takes all that is left anyway."""
+        if isinstance(self.allocation, tuple):
+            return prices.quotas(self.allocation)
+        searched = [price for price, noisy in zip(prices.steps, prices.noisy, strict=True) if noisy]
+        left = share - (sum(prices.steps) - sum(searched))
+        if self.allocation == "linear" and searched:
+            numbers = iter(linear_quotas(max(left // max(searched), len(searched)), len(searched)))
+            return prices.quotas([next(numbers) if noisy else 1 for noisy in prices.noisy])
+        round_of_all = sum(searched) + (prices.steps[-1] if self.allocation == "rollover" else 0)
+        return prices.quotas([max(1, left // max(1, round_of_all))] * len(prices.steps))
 
     # --- the search -------------------------------------------------------------------------------------------------
 
     def begin(self, task: Task) -> Climb:
         """Draw and evaluate the initial noises, and keep the best of each chain."""
-        times = len(task.transitions)
+        times, prices = len(task.transitions), Prices.of(task)
         if times < 2:
             raise ArgumentError("steps", got=times, expected="at least 2: the last is not searched")
         if isinstance(self.allocation, tuple) and len(self.allocation) != times - 1:
@@ -167,8 +175,8 @@ class RolloverBudgetForcing(Method):
             raise ArgumentError("allocation", got=got, expected=expected)
         initial, shares = self.shares(task)
         rows = len(task.requests) * self.chains
-        table = torch.tensor([self.quotas(share, times) for share in shares]).repeat(len(task.requests), 1)
-        if self.allocation == "rollover" or (table > 1).any():
+        table = torch.tensor([self.quotas(share, prices) for share in shares]).repeat(len(task.requests), 1)
+        if self.allocation == "rollover" or (table > torch.tensor(prices.steps)).any():
             check_searchable(task)
         slots = torch.arange(self.chains)[:, None] * CANDIDATES + torch.arange(initial)
         particles = task.evaluate(task.start(slots.reshape(-1)), 0, "initial")
@@ -195,7 +203,8 @@ class RolloverBudgetForcing(Method):
         hurry = task.out_of_time
         last = len(task.transitions) - 2
         tried = state.attempts.gather(1, state.at[:, None])[:, 0]
-        searching = self.searching(state, tried, last, hurry)
+        prices = Prices.of(task)
+        searching = self.searching(state, prices, tried, last, hurry)
         if not searching.any():
             self.end(task, state)
             return
@@ -205,40 +214,52 @@ class RolloverBudgetForcing(Method):
         candidates = task.evaluate(candidates, state.at[rows] + 1)
         values = task.look_ahead(candidates, state.at[rows] + 1)
         self.note(task, state, rows, values)
-        self.update(state, rows, candidates, values, last, hurry)
+        self.update(state, prices, rows, candidates, values, last, hurry)
         state.step += 1
 
-    def searching(self, state: Climb, tried: Tensor, last: int, hurry: bool) -> Tensor:
+    def searching(self, state: Climb, prices: Prices, tried: Tensor, last: int, hurry: bool) -> Tensor:
         """Which chains make another attempt, bool [R]."""
         if hurry:
             return (state.at < last) | (tried == 0)
+        price, noisy = prices.at(state.at)
+        another = noisy | (tried == 0)
         if self.allocation == "rollover":
-            return state.share > 0
-        return (state.at < last) | (tried < state.quota)
+            return another & (state.share >= price)
+        return (state.at < last) | (another & ((tried + 1) * price <= state.quota))
 
-    def update(self, state: Climb, rows: Tensor, candidates: Particles, values: Tensor, last: int, hurry: bool) -> None:
+    def update(
+        self,
+        state: Climb,
+        prices: Prices,
+        rows: Tensor,
+        candidates: Particles,
+        values: Tensor,
+        last: int,
+        hurry: bool,
+    ) -> None:
         """Accept, or count: what the rules above say."""
         everyone = len(state.at)
+        price, noisy = prices.at(state.at)
         reward = torch.full((everyone,), -torch.inf, dtype=torch.float64).index_copy(0, rows, values)
         tried = torch.zeros(everyone, dtype=torch.bool).index_fill(0, rows, True)
         place = torch.zeros(everyone, dtype=torch.int64).index_copy(0, rows, torch.arange(len(rows)))
         state.attempts[rows, state.at[rows]] += 1
-        state.share = state.share - tried.long()
+        state.share = state.share - tried * price
         count = state.attempts.gather(1, state.at[:, None])[:, 0]
+        left = state.quota - count * price
         better = tried & ((count == 1) | (reward > state.step_best))
         spread = candidates.take(place, state.origin.slot)
         state.best = state.best.where(better, spread)
         state.step_best = torch.where(better, reward, state.step_best)
         early = self.allocation == "rollover"
         improved = tried & (state.step_best > state.record) & (count >= self.min_attempts) & early
-        moves = tried & (state.at < last) & (improved | (count >= state.quota) | hurry)
-        kept = torch.where(improved, state.quota - count, torch.zeros_like(count))
+        moves = tried & (state.at < last) & (improved | (left < price) | ~noisy | hurry)
         state.record = torch.where(improved, state.step_best, state.record)
         state.look = torch.where(moves | (tried & (state.at == last)), state.step_best, state.look)
         state.origin = state.origin.where(moves, state.best)
         state.at = state.at + moves.long()
         base = state.table.gather(1, state.at[:, None])[:, 0]
-        state.quota = torch.where(moves, base + kept.clamp(min=0), state.quota)
+        state.quota = torch.where(moves, base + early * left.clamp(min=0), state.quota)
         state.step_best = torch.where(moves, torch.full_like(state.step_best, -torch.inf), state.step_best)
 
     def note(self, task: Task, state: Climb, rows: Tensor, values: Tensor) -> None:
@@ -262,6 +283,39 @@ class RolloverBudgetForcing(Method):
         """The chains."""
         requests = len(task.requests)
         return Outcome(state.origin, state.values.reshape(requests, -1), state.look.reshape(requests, -1))
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What attempts cost.
+
+    Attributes:
+        steps: Evaluations of an attempt at each of the K - 1 searched steps: those within the step, and the look.
+        noisy: Whether attempts at it differ.
+
+    """
+
+    steps: tuple[int, ...]
+    noisy: tuple[bool, ...]
+
+    @classmethod
+    def of(cls, task: Task) -> Prices:
+        """Those of the task's solver."""
+        searched = task.transitions[:-1]
+        return cls(tuple(len(k.calls) + 1 for k in searched), tuple(k.stochastic for k in searched))
+
+    @property
+    def lowest(self) -> int:
+        """The price of the cheapest attempt."""
+        return min(self.steps)
+
+    def at(self, step: Tensor) -> tuple[Tensor, Tensor]:
+        """Price, and whether attempts differ, at the step of each chain [R]."""
+        return torch.tensor(self.steps)[step], torch.tensor(self.noisy)[step]
+
+    def quotas(self, attempts: Sequence[int]) -> list[int]:
+        """Evaluations of so many attempts at each step; of one where they do not differ."""
+        return [n * p if noisy else p for n, p, noisy in zip(attempts, self.steps, self.noisy, strict=True)]
 
 
 def linear_quotas(total: int, steps: int) -> list[int]:

@@ -71,7 +71,8 @@ class SMC(Method):
             particles are resampled whenever it stops short of 1. It makes the evidence slightly biased, and holds back
             nothing while all clean estimates are alike, as they are where a run starts from pure noise.
         twist: Factor tau of the gradient in the proposal, :math:`\mu + \Gamma^2 \tau \nabla_x \beta \lambda r(D)`; 0
-            is the solver's own kernel. Needs a differentiable reward, and counts a backward pass for each evaluation.
+            is the solver's own step. Needs a differentiable reward and a solver whose steps are Gaussian kernels, and
+            counts a backward pass for each evaluation.
 
     """
 
@@ -117,8 +118,11 @@ class SMC(Method):
             Ladder.of(self.ladder, steps)
         if self.resample_at is not None and max(self.resample_at, default=0) >= steps:
             raise ArgumentError("resample_at", got=self.resample_at, expected=f"steps in [0, {steps})")
-        looks = 1 + (steps if self.twist else sum(self.looks(step) for step in range(steps)))
-        n = affordable(task, "particles", self.particles, each=(steps, looks))
+        if self.twist:
+            task.transitions.gaussian("a twisted proposal")
+        looks = [bool(self.twist) or self.looks(step) for step in range(steps)]
+        evaluations = sum(k.evaluated(look) + len(k.calls) for k, look in zip(task.transitions, looks, strict=True))
+        n = affordable(task, "particles", self.particles, each=(evaluations, 1 + sum(looks)))
         particles = task.start(torch.arange(n))
         carried = {"level": 0.0, **self._potential.carried}
         for name, value in (carried | {"correction": 0.0} if self.twist else carried).items():
@@ -181,7 +185,7 @@ class SMC(Method):
         if self.twist:
             reward = task.look_ahead_with_gradient(particles, step, phase)
         else:
-            task.evaluate(particles, step, phase)
+            task.evaluate(particles, step, phase, look=self.looks(step))
             reward = task.look_ahead(particles, step, phase) if self.looks(step) else None
         if reward is None or not self.looks(step):
             return
