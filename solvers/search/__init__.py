@@ -13,6 +13,7 @@ from .plot import plot_trace
 from .random_search import RandomSearch
 from .result import SearchResult
 from .rollover import RolloverBudgetForcing
+from .sampler import Sampler
 from .search import search
 from .smc import DAS, SMC, TDS
 from .task import Task
@@ -39,6 +40,7 @@ __all__ = [
     "RandomSearch",
     "Record",
     "RolloverBudgetForcing",
+    "Sampler",
     "SearchOverPaths",
     "SearchResult",
     "State",
