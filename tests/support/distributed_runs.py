@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from small_searches import two_evaluations
 from torch import Tensor
 
 import pushforward as pf
@@ -23,11 +24,12 @@ from pushforward.solvers.search import SearchResult, method, methods
 
 DOUBLE = torch.float64
 SIZES = (1, 2, 3, 4)
-SIZES_OF = {"thirteen": (1, 2, 4), "padded": SIZES, "idle": (4,)}
+SIZES_OF = {"thirteen": (1, 2, 4), "padded": SIZES, "idle": (4,), "several": (2, 3)}
 VARIANTS = {
     "thirteen": {},  # particles for each of five requests: 65 rows, which neither 2 nor 3 nor 4 divide
     "padded": {"batch": 8, "pad": True},
     "idle": {"shape": (1, 2)},  # fewer rows than processes
+    "several": {"batch": 8, "pad": True, "budget": 286},  # and solvers of two evaluations a step, where they propose
 }
 
 # Methods that are not here run with their defaults.
@@ -69,7 +71,10 @@ def find(name: str, variant: str = "thirteen", reward: Any = upwards, **changed:
     options = {"shape": (5, 2), "steps": 4, "keep": 3, "seed": 11, "dtype": DOUBLE}
     if name == "rbf" and variant == "idle":
         changed = {"budget": 20} | changed
-    options |= {"method": method(name, **table.get(name, {})), **VARIANTS[variant], **changed}
+    chosen = method(name, **table.get(name, {}))
+    if variant == "several":
+        changed = {"solver": None if getattr(chosen, "twist", 0) else two_evaluations(chosen)} | changed
+    options |= {"method": chosen, **VARIANTS[variant], **changed}
     return pf.search(three_modes(), reward, options.pop("budget", 156), **options)
 
 

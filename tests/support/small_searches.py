@@ -22,6 +22,17 @@ def several_advances() -> list[tuple[str, Method]]:
     return [(name, dataclasses.replace(method, **OPTIONS.get(name, {}))) for name, method in methods()]
 
 
+def samplers() -> list[tuple[str, str | None]]:
+    """Every method with its own solver, by name, and again with one of two evaluations a step where it takes such."""
+    own: list[tuple[str, str | None]] = [(name, None) for name, _ in methods()]
+    return own + [(name, two_evaluations(method)) for name, method in methods() if not getattr(method, "twist", 0)]
+
+
+def two_evaluations(method: Method) -> str:
+    """A solver of two evaluations a step, with noise where the method's own has some."""
+    return "stochastic_heun" if method.solver.stochastic else "heun"
+
+
 def reward(x: Tensor, context: Any) -> Tensor:
     """Highest at (1, 1)."""
     del context

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from search_oracles import Counting, counted
+from small_searches import samplers
 
 import pushforward as pf
 from pushforward.errors import ArgumentError, BudgetError
@@ -40,7 +40,7 @@ def line() -> tuple[pf.models.Model, Counting]:
     return counted(pf.models.adapt(denoiser, "denoised", "linear", null={"on": 0.0}))
 
 
-def spend(name, budget, *, guided=False, options=None):
+def spend(name, budget, *, guided=False, solver=None):
     """A search on O1, its counters checked against its ledger; the ledger, or the error of a budget that is too small.
 
     A refusal must come before the first evaluation.
@@ -54,7 +54,8 @@ def spend(name, budget, *, guided=False, options=None):
             reward,
             budget,
             shape=(REQUESTS, 1),
-            method=METHODS[name] if options is None else replace(METHODS[name], **options),
+            method=METHODS[name],
+            solver=solver,
             steps=STEPS,
             dtype=DOUBLE,
             **guidance,
@@ -78,21 +79,21 @@ def need_of(error: BudgetError) -> int:
 
 
 @pytest.mark.parametrize("guided", [False, True], ids=["plain", "guided"])
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_keeps_to_its_evaluations(name, guided):
+@pytest.mark.parametrize(("name", "solver"), samplers())
+def test_every_method_keeps_to_its_evaluations(name, solver, guided):
     """Never above the cap; or refused, with the number that is enough, and one less is not."""
-    budgets = (1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 200) if not guided else (1, 4, 19, 46, 121, 200)
+    budgets = (1, 4, 19, 46, 121, 200) if guided or solver else (1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 200)
     needs = set()
     for budget in budgets:
-        found = spend(name, budget, guided=guided)
+        found = spend(name, budget, guided=guided, solver=solver)
         if isinstance(found, BudgetError):
             assert found.argument == "budget.nfe"
             needs.add(need_of(found))
             assert need_of(found) > budget
     assert len(needs) == 1, "the least does not depend on the budget"
     (need,) = needs
-    assert isinstance(spend(name, need, guided=guided), Ledger)
-    assert isinstance(spend(name, need - 1, guided=guided), BudgetError)
+    assert isinstance(spend(name, need, guided=guided, solver=solver), Ledger)
+    assert isinstance(spend(name, need - 1, guided=guided, solver=solver), BudgetError)
 
 
 @pytest.mark.parametrize("name", METHODS)

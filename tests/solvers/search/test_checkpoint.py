@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import small_searches
 import torch
-from small_searches import difference, reward, run, several_advances
+from small_searches import difference, reward, run, samplers, several_advances
 from torch import Tensor
 
 from pushforward.errors import ArgumentError, CheckpointError, CorruptFileError
@@ -69,9 +71,12 @@ def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize(("name", "method"), METHODS, ids=[name for name, _ in METHODS])
-def test_an_interrupted_search_returns_what_it_would_have_returned(name: str, method: Method, tmp_path: Path) -> None:
-    watcher = Killer()
+@pytest.mark.parametrize(("name", "solver"), samplers())
+def test_an_interrupted_search_returns_what_it_would_have_returned(
+    name: str, solver: str | None, tmp_path: Path
+) -> None:
+    watcher, method = Killer(), dict(METHODS)[name]
+    run = partial(small_searches.run, solver=solver)
     whole = run(method, observers=[watcher])
     assert watcher.calls > 1
     for at in sorted({1, (watcher.calls + 1) // 2, watcher.calls}):

@@ -13,7 +13,7 @@ from searches import in_order, sample_ids
 
 import pushforward as pf
 from pushforward import solvers
-from pushforward.errors import ArgumentError, BudgetError, PlanError
+from pushforward.errors import ArgumentError, BudgetError, NotFiniteError, PlanError
 from pushforward.kernels import Draw
 from pushforward.models import Guidance
 from pushforward.solvers.lowered import lowered_plan
@@ -240,6 +240,60 @@ def test_a_step_without_noise_has_one_attempt_and_one_candidate():
         found = pf.search(MODES.model(), MODES.reward, 100, method=method, dtype=DOUBLE, **arguments)
         looks = {e.step: int(e.rewards[0]) for e in found.ledger.entries if e.phase == "search" and e.rewards[0]}
         assert (looks[1], looks[2]) == (1, 5), method
+
+
+# --- errors that say where --------------------------------------------------------------------------------------------
+
+
+def broken(time, value, row=1):
+    """The three modes' network, one row of whose output is no number from that time on."""
+    network = MODES.model().network
+
+    def breaking(x, t):
+        bad = (t.reshape(-1, 1) >= time) & (torch.arange(len(x)) == row)[:, None]
+        return torch.where(bad, value, network(x, t))
+
+    return pf.models.adapt(breaking, "velocity", "linear")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("method", [SMC(particles=2), SVDD(chains=1, candidates=2)], ids=lambda m: type(m).__name__)
+def test_a_network_that_breaks_within_a_step_is_reported_with_its_row(method, value):
+    """Heun's second evaluation of step 1 is at 1/2, where its first has not been yet."""
+    arguments = {"shape": (1, 2), "solver": "stochastic_heun", "steps": 4, "path": "linear", "grid": "uniform"}
+    slot = int(method.candidates is not None) if isinstance(method, SVDD) else 1
+    with pytest.raises(NotFiniteError, match=f"network output at step 1, t = 0.5, request 9, slot {slot}") as caught:
+        pf.search(
+            broken(0.5, value),
+            MODES.reward,
+            PLENTY,
+            method=method,
+            requests=torch.tensor([9]),
+            dtype=DOUBLE,
+            **arguments,
+        )
+    assert (caught.value.step, caught.value.t, caught.value.row) == (1, 0.5, 1)
+
+
+def test_twisted_proposals_that_break_are_reported_with_their_row():
+    """A network that is no number; a reward whose gradient is none; a state that a twist has moved out of range."""
+
+    def search(model, reward, **options):
+        method = SMC(particles=3, **{"twist": 1.0, **options})
+        return pf.search(model, reward, PLENTY, shape=(2, 2), method=method, steps=4, dtype=DOUBLE)
+
+    with pytest.raises(NotFiniteError, match=r"^network output at step 2, t = 0.5, request 1, slot 1: got NaN") as told:
+        search(broken(0.5, math.nan, row=4), MODES.reward)
+    assert (told.value.step, told.value.t, told.value.row) == (2, 0.5, 4)
+
+    def steep(x, context):
+        at_zero = torch.arange(len(x)) == 5
+        return x[:, 1] + torch.where(at_zero, x[:, 0] - x[:, 0].detach(), 1.0).sqrt()
+
+    with pytest.raises(NotFiniteError, match=r"^gradient of the reward at step 0, t = 0, request 1, slot 2: got NaN"):
+        search(MODES.model(), steep)
+    with pytest.raises(NotFiniteError, match=r"^state at step 0, t = 0, request 0, slot 0: got NaN or infinity"):
+        search(MODES.model(), lambda x, _: 1e200 * x[:, 1], twist=1e200)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 from search_oracles import gaussian_line, three_modes
+from small_searches import samplers
 from torch import nn
 
 import pushforward as pf
@@ -46,26 +47,30 @@ def run(name, order=(0, 1, 2), **options):
     """A small search of three requests, in any order, with contexts of their own."""
     rows = torch.tensor(order)
     points = torch.tensor([[0.5, 0.0], [0.0, -0.5], [0.2, 0.3]])[rows]
-    settings = {"shape": (len(rows), 2), "steps": 4, "seed": 1} | options
-    return search(WIDE, target, 60, method=METHODS[name], requests=IDS[rows], context={"point": points}, **settings)
+    settings = {"shape": (len(rows), 2), "steps": 4, "seed": 1, "method": METHODS[name]} | options
+    budget = 60 if settings.get("solver") is None else 90
+    return search(WIDE, target, budget, requests=IDS[rows], context={"point": points}, **settings)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_results_do_not_depend_on_the_batch(name):
+@pytest.mark.parametrize(("name", "solver"), samplers())
+def test_results_do_not_depend_on_the_batch(name, solver):
     """Network calls of 1, 3, 7 and all rows, and requests in another order: to 1e-6; filled up to 16, bit for bit.
 
     In calls of 16 rows the products of matrices treat all rows alike; in calls of 7 the last ones are remainders.
     """
-    whole = run(name)
+    whole = run(name, solver=solver)
     for batch in (1, 3, 7):
-        part = run(name, batch=batch)
+        part = run(name, solver=solver, batch=batch)
         torch.testing.assert_close(part.samples, whole.samples, rtol=0, atol=1e-6)
         assert (part.ledger.nfe == whole.ledger.nfe).all()
-    turned = run(name, order=(2, 0, 1))
+    turned = run(name, solver=solver, order=(2, 0, 1))
     torch.testing.assert_close(turned.samples, whole.samples[[2, 0, 1]], rtol=0, atol=1e-6)
-    padded, other = run(name, batch=16, pad=True), run(name, order=(2, 0, 1), batch=16, pad=True)
+    padded, other = (
+        run(name, solver=solver, batch=16, pad=True),
+        run(name, solver=solver, order=(2, 0, 1), batch=16, pad=True),
+    )
     assert torch.equal(other.samples, padded.samples[[2, 0, 1]])
-    assert torch.equal(run(name, order=(1,), batch=16, pad=True).samples, padded.samples[[1]])
+    assert torch.equal(run(name, solver=solver, order=(1,), batch=16, pad=True).samples, padded.samples[[1]])
     assert padded.ledger.nfe.tolist() == whole.ledger.nfe.tolist(), "rows that fill a call belong to nobody"
 
 

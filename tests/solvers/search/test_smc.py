@@ -10,7 +10,7 @@ from search_oracles import DOUBLE, gaussian_line, three_modes
 
 import pushforward as pf
 from pushforward import kernels
-from pushforward.errors import ArgumentError, BudgetError, NotFiniteError, PlanError, UnknownNameError
+from pushforward.errors import ArgumentError, BudgetError, NotFiniteError, UnknownNameError
 from pushforward.solvers.particles import POTENTIALS, Particles, Potential
 from pushforward.solvers.particles.potentials import Max
 from pushforward.solvers.search import SMC, Budget
@@ -326,9 +326,3 @@ def test_budgets_that_do_not_suffice_or_do_not_fit():
         pf.search(LINE.model(), LINE.reward, 600, shape=(1, 1), method=SMC(particles=32), dtype=DOUBLE)
     with pytest.raises(ArgumentError, match=r"budget.seconds.*smc cannot be cut short"):
         pf.search(LINE.model(), LINE.reward, Budget(nfe=99, seconds=1.0), shape=(1, 1), method="smc", dtype=DOUBLE)
-
-
-@pytest.mark.parametrize("solver", ["heun", "dpmpp_2m"])
-def test_solvers_that_are_no_markov_chain_of_gaussian_kernels(solver):
-    with pytest.raises(PlanError):
-        steer(SMC(particles=2), 1, solver=solver)
