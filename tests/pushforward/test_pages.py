@@ -43,6 +43,16 @@ def test_the_code_of_the_page_of_long_searches_runs(
     assert len(capsys.readouterr().out.splitlines()) == 10, "one a step"
 
 
+def test_the_code_of_the_page_of_searches_runs() -> None:
+    blocks, names = re.findall(r"```python\n(.*?)```", (DOCS / "search.md").read_text(), re.S), {}
+    assert len(blocks) == 2
+    exec(blocks[0], names)
+    assert names["result"].x.shape == (2, 1, 28, 28)
+    exec(blocks[1], names)
+    assert names["result"].log_weights.shape == (2, 10)
+    assert names["result"].ledger.nfe.tolist() == [110, 110]
+
+
 def test_the_code_of_the_page_of_paths_runs() -> None:
     blocks, names = re.findall(r"```python\n(.*?)```", PATHS, re.S), {}
     assert len(blocks) == 4

