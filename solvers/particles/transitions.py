@@ -125,7 +125,7 @@ class PlannedTransition(Transition):
             scale != 0 for i in self.plan.instructions if isinstance(i, Combine) for row in i.scales for scale in row
         )
 
-    @cached_property
+    @property
     def calls(self) -> tuple[Branches, ...]:
         """Branches of the plan's evaluations, but for the one that is known."""
         return tuple(e.labels for index, e in enumerate(self.plan.evaluations) if index != self.known)
