@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..particles import Particles
 from ..plan import Plan
 from ..solver import FixedGridSolver, solver
+from .front import Front
 from .method import Method, Outcome, State, affordable, at_least, register
 from .plans import start_of
 from .task import Task
@@ -23,22 +23,20 @@ class Drawing(State):
     Attributes:
         candidates: How many there will be for each request; no more than were drawn once the time is up.
         drawn: How many there are.
-        best: The best of each request, in slot order of ties.
-        rewards: Of all candidates so far, float64 [S, n].
+        front: Of these, those that may be the best.
 
     """
 
     candidates: int
     drawn: int = 0
-    best: Particles | None = None
-    rewards: Tensor
+    front: Front
 
 
 @dataclass(frozen=True)
 class IndependentDraws(Method):
     """Base of the methods that draw independent samples in chunks, of which only the best of each request is kept.
 
-    Candidate n is the same for every N, so that the best reward never falls as N grows.
+    Candidate n is the same for every N, so that the best reward never falls as N grows, unless it is one of ranks.
 
     Attributes:
         candidates: N; by default as many as the budget pays for.
@@ -51,6 +49,8 @@ class IndependentDraws(Method):
     chunk: int | None = None
 
     solver: ClassVar[FixedGridSolver] = solver("euler")
+    ranks: ClassVar[bool] = True
+    stored: ClassVar[tuple[type, ...]] = (Front,)
 
     def __post_init__(self) -> None:
         at_least("candidates", self.candidates, 1)
@@ -59,32 +59,26 @@ class IndependentDraws(Method):
     def counted(self, task: Task, plan: Plan, fixed: tuple[int, int] = (0, 0)) -> dict[str, Any]:
         """Fields of a state before the first candidate; ``fixed`` evaluations and rewards are for other things."""
         n = affordable(task, "candidates", self.candidates, fixed=fixed, each=(plan.nfe, 1), otherwise=2**31)
-        return {"candidates": n, "rewards": torch.empty(len(task.requests), 0, dtype=torch.float64)}
+        return {"candidates": n, "front": Front.empty(len(task.verifiers), len(task.requests))}
 
     def draw(self, task: Task, state: Drawing, plan: Plan) -> None:
-        """The next candidates, samples of ``plan``, of which the best stays if it is the best so far."""
+        """The next candidates, samples of ``plan``, of which those stay that may turn out the best."""
         chunk = min(self.chunk or max(1, 256 // len(task.requests)), state.candidates - state.drawn)
         particles = start_of(task, task.start(torch.arange(state.drawn, state.drawn + chunk)), plan)
         particles = task.run(particles, plan, "search")
-        rewards = task.score(particles, plan.steps - 1, "search").reshape(-1, chunk)
-        task.note("search", plan.steps - 1, rewards, finished=True)
-        winners = best_rows(rewards)
-        found = particles.take(winners, particles.slot[winners])
-        if state.best is None:
-            state.best = found
-        else:
-            better = rewards.amax(1) > state.rewards.amax(1)
-            state.best = state.best.where(better, found)
-        state.rewards = torch.cat([state.rewards, rewards], 1)
+        verdicts = task.verdicts(particles, plan.steps - 1, "search")
+        state.front.add(particles, verdicts.reshape(len(verdicts), -1, chunk))
+        scores = task.scores(state.front.verdicts)[:, state.drawn :]
+        task.note("search", plan.steps - 1, scores, finished=True)
         state.step += 1
         state.drawn += chunk
         if task.out_of_time:
             state.candidates = state.drawn
 
-    def found(self, state: Drawing) -> Outcome:
+    def found(self, task: Task, state: Drawing) -> Outcome:
         """The best of each request."""
-        assert state.best is not None, "at least one chunk is drawn"
-        return Outcome(state.best, state.rewards.amax(1, keepdim=True))
+        best, score = state.front.best(task)
+        return Outcome(best, score[:, None])
 
 
 @register("best_of_n")
@@ -94,6 +88,8 @@ class BestOfN(IndependentDraws):
 
     For a continuous reward the law of the winner is at :math:`\log N - (N - 1)/N` nats from the sampler's, whatever the
     reward. Options are those of :class:`IndependentDraws`.
+
+    With a rank ensemble the score is minus the mean rank among all N, and more candidates may put another one first.
     """
 
     source: ClassVar[str] = "Stiennon et al. 2020, Learning to summarize from human feedback (best-of-N); baseline"
@@ -109,7 +105,7 @@ class BestOfN(IndependentDraws):
 
     def outcome(self, task: Task, state: Drawing) -> Outcome:
         """The best of each request."""
-        return self.found(state)
+        return self.found(task, state)
 
 
 def best_rows(rewards: Tensor, keep: int = 1) -> Tensor:

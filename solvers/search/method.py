@@ -62,6 +62,7 @@ class Method(ABC):
         source: Where the method comes from.
         solver, grid, path, steps: What ``search`` samples with unless told otherwise.
         interruptible: Whether it can go the short way to the end when the time is up.
+        ranks: Whether it takes a rank ensemble: it compares finished candidates of one request, and nothing else.
         stored: Dataclasses that occur in its states, where its module neither defines nor imports them: a checkpoint
             only holds classes that it can find again.
 
@@ -73,6 +74,7 @@ class Method(ABC):
     path: ClassVar[str | None] = None
     steps: ClassVar[int] = 10
     interruptible: ClassVar[bool] = True
+    ranks: ClassVar[bool] = False
     stored: ClassVar[tuple[type, ...]] = ()
 
     @abstractmethod

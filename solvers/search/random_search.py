@@ -35,7 +35,8 @@ class RandomSearch(IndependentDraws):
 
     Costs N K_s + K_f evaluations with a solver of one a step. With ``final_steps`` the reward that counts is that of
     the second sample, and ``look_ahead`` of the result is the one that the search saw. The first never falls as N
-    grows; the second may, as far as the rewards of few steps and of many disagree.
+    grows; the second may, as far as the rewards of few steps and of many disagree. A rank ensemble scores the second
+    sample in the place of the first, among the candidates of the search.
 
     Attributes:
         candidates, chunk: As in :class:`BestOfN`: N, and how many are drawn at once.
@@ -64,14 +65,15 @@ class RandomSearch(IndependentDraws):
             self.draw(task, state, search_plan(task, self))
             state.done = state.drawn == state.candidates and self.final_steps is None
             return
-        assert state.best is not None, "at least one chunk is drawn"
-        noise = task.start(state.best.slot.reshape(-1, 1))
-        state.final, state.final_rewards = regenerate(task, noise, self)
+        best, _ = state.front.best(task)
+        noise = task.start(best.slot.reshape(-1, 1))
+        state.final, state.final_rewards = regenerate(task, noise, self, state.front)
         state.step += 1
         state.done = True
 
     def outcome(self, task: Task, state: Searching) -> Outcome:
         """The best of each request."""
+        found = self.found(task, state)
         if state.final is None or state.final_rewards is None:
-            return self.found(state)
-        return Outcome(state.final, state.final_rewards, look_ahead=state.rewards.amax(1, keepdim=True))
+            return found
+        return Outcome(state.final, state.final_rewards, look_ahead=found.rewards)

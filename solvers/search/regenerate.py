@@ -9,6 +9,7 @@ from torch import Tensor
 from ...errors import ArgumentError
 from ..particles import Particles
 from ..plan import Plan
+from .front import Front
 from .plans import start_of, whole_plan
 from .task import Task
 
@@ -47,10 +48,14 @@ def regeneration_cost(task: Task, method: Regenerating) -> tuple[int, int]:
     return whole_plan(task, method.final_steps).nfe, 1
 
 
-def regenerate(task: Task, noise: Particles, method: Regenerating) -> tuple[Particles, Tensor]:
-    """Samples of ``final_steps`` from the winners' noises of the task's first time, and their rewards [S, 1]."""
+def regenerate(task: Task, noise: Particles, method: Regenerating, front: Front) -> tuple[Particles, Tensor]:
+    """Samples of ``final_steps`` from the winners' noises of the task's first time, and their rewards [S, 1].
+
+    Those are of the second samples in the places of the winners, among the candidates of the search.
+    """
     plan = whole_plan(task, method.final_steps)
     particles = task.run(start_of(task, noise, plan), plan, "regenerate")
-    rewards = task.score(particles, plan.steps - 1, "regenerate").reshape(-1, 1)
+    verdicts = task.verdicts(particles, plan.steps - 1, "regenerate")
+    rewards = front.rescored(task, verdicts[..., None])
     task.note("regenerate", plan.steps - 1, rewards, finished=True)
     return particles, rewards

@@ -13,7 +13,7 @@ from ... import kernels
 from ...errors import ArgumentError, DtypeError, ShapeError
 from ...models import BranchWeights, Interpolant, Model, interpolant
 from ...models.guidance import as_guidance
-from ...models.verifiers import check_context, is_rowwise, name_of
+from ...models.verifiers import RankEnsemble, check_context, is_rowwise, name_of
 from ..grids import GridFunction
 from ..grids import grid as make_grid
 from ..lowered import lowered_plan
@@ -26,7 +26,7 @@ from .budget import Budget, BudgetLike, Ledger
 from .checkpoint import Checkpoint
 from .driver import drive
 from .fingerprint import fingerprint
-from .method import Method, Outcome, at_least
+from .method import Method, Outcome, at_least, methods
 from .method import method as make_method
 from .observers import Log, Observer, ProgressBar
 from .plans import optimised_plan
@@ -72,6 +72,7 @@ def search(
     Args:
         model: A network with its prediction and interpolant; see :func:`pushforward.models.adapt`.
         reward: ``reward(x_clean[B, *D], context) -> [B]``, higher is better; see :mod:`pushforward.models.verifiers`.
+            A :class:`RankEnsemble` with methods that only compare finished samples: "best_of_n", "random", "zero_order".
         budget: A :class:`Budget`, or a number of evaluations, for each request.
         shape: [S, *D]: S independent requests (prompts), each searched for with a budget of its own.
         method: A name from :func:`methods`, or a method with its options, for instance ``SVDD(chains=4)``.
@@ -189,9 +190,7 @@ def make_task(
         expected = f"nfe or rewards: {method.name} cannot be cut short"
         raise ArgumentError("budget.seconds", got=budget.seconds, expected=expected)
     at_least("batch", batch, 1)
-    if not is_rowwise(reward):
-        hint = "Ranks among the finished samples are ensemble.scores(values), from the rewards of each verifier"
-        raise ArgumentError("reward", got=name_of(reward), expected="a reward of each row by itself", hint=hint)
+    check_reward_of_rows(reward, method)
     if pad and batch is None:
         raise ArgumentError("pad", got=True, expected="a number of rows as batch=")
     target = interpolant(path or method.path or model.interpolant)
@@ -235,6 +234,20 @@ def make_task(
         batch=batch,
         pad=pad,
     )
+
+
+def check_reward_of_rows(reward: Reward, method: Method) -> None:
+    """Refuse a reward of sets, but for a rank ensemble where the method can take one.
+
+    Raises:
+        ArgumentError: Names the methods that can.
+    """
+    if is_rowwise(reward) or (method.ranks and isinstance(reward, RankEnsemble)):
+        return
+    able = ", ".join(repr(name) for name, other in methods() if other.ranks)
+    expected = f"a reward of each row by itself, or a RankEnsemble with one of the methods {able}"
+    hint = "Ranks among the finished samples are ensemble.scores(values), from the rewards of each verifier"
+    raise ArgumentError("reward", got=f"{name_of(reward)} with {method.name}", expected=expected, hint=hint)
 
 
 def check_requests(requests: Tensor | None, count: int) -> Tensor:

@@ -17,8 +17,8 @@ from ... import kernels
 from ...errors import ArgumentError
 from ...models import BranchWeights, Interpolant, Model
 from ...models.bound import Bound
+from ...models.verifiers import RankEnsemble, evaluate_with_graph, take_rows
 from ...models.verifiers import evaluate as evaluate_reward
-from ...models.verifiers import evaluate_with_graph, take_rows
 from ..grids import GridFunction
 from ..particles import Particles, Shard, Transition, Transitions
 from ..particles.shard import ids_of
@@ -48,7 +48,7 @@ class Task:
         plan: The whole run of the solver, optimised, for methods that only look at finished samples.
         lowered: The same before optimisation; its steps are the ``transitions``.
         solver, schedule: What it was made of: the solver, and the grid by name, as a function, or as times of ``path``.
-        reward: ``reward(x_clean[B, *D], context) -> [B]``; higher is better.
+        reward: ``reward(x_clean[B, *D], context) -> [B]``; higher is better. A :class:`RankEnsemble` scores sets.
         context: Tree with an entry a request, or one for all.
         requests: Ids of the requests, int64 [S].
         shape: Of one sample, D.
@@ -194,15 +194,32 @@ class Task:
 
     def score(self, particles: Particles, step: int, phase: str = "finish") -> Tensor:
         """``r(x)`` of all rows of finished samples, float64 [R]; booked under a step."""
+        return self.verdicts(particles, step, phase)[0]
+
+    def verdicts(self, particles: Particles, step: int, phase: str = "finish") -> Tensor:
+        """What each verifier says of all rows of finished samples, float64 [V, R]; V = 1 for a reward of rows.
+
+        :meth:`scores` makes scores of it. A sample is booked once, however many verifiers see it.
+        """
         entries = self._charge(phase, step, particles, rewards=True)
         with self.together(*entries):
-            values = self._rewards(particles.x, particles, None)
-        return self.shard.gather(values, len(particles))
+            local = [self._rewards(particles.x, particles, None, reward) for reward in self.verifiers]
+        return torch.stack([self.shard.gather(values, len(particles)) for values in local])
 
-    def _rewards(self, x: Tensor, particles: Particles, step: Steps | None) -> Tensor:
-        """The reward of local clean samples."""
+    @property
+    def verifiers(self) -> tuple[Reward, ...]:
+        """Those of a rank ensemble; else the reward itself."""
+        return self.reward.verifiers if isinstance(self.reward, RankEnsemble) else (self.reward,)
+
+    def scores(self, verdicts: Tensor) -> Tensor:
+        """Scores [S, N] of a set of N candidates a request, from [V, S, N]: of a reward of rows its values."""
+        return self.reward.scores(verdicts) if isinstance(self.reward, RankEnsemble) else verdicts[0]
+
+    def _rewards(self, x: Tensor, particles: Particles, step: Steps | None, reward: Reward | None = None) -> Tensor:
+        """A reward of local clean samples; by default the task's."""
         ids, place = self.ids(particles), self.sampler.place
-        return self.judge(self.reward, x, particles.request[particles.block], lambda row: place(step, ids, row))
+        request = particles.request[particles.block]
+        return self.judge(reward or self.reward, x, request, lambda row: place(step, ids, row))
 
     def judge(self, reward: Reward, x: Tensor, request: Tensor, where: Callable[[int | None], str]) -> Tensor:
         """Any reward of clean samples with the contexts of their requests, in calls of at most ``batch`` rows.

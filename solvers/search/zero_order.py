@@ -14,6 +14,7 @@ from ...errors import ArgumentError
 from ..particles import Particles
 from ..solver import FixedGridSolver, solver
 from .best_of_n import best_rows
+from .front import Front
 from .method import Method, Outcome, State, affordable, at_least, register
 from .neighbours import neighbours
 from .plans import start_of
@@ -30,9 +31,8 @@ class Walk(State):
         round: How many there were.
         pivot: Noises that neighbours are drawn around.
         known: Whether they have been sampled, bool [S].
-        values: Their rewards, float64 [S].
-        best: The best samples so far, with the noises that they came from as ``rows["noise"]``.
-        record: Their rewards, float64 [S].
+        verdicts: What the verifiers say of them, float64 [V, S].
+        front: Samples that may be the best, with the noises that they came from as ``rows["noise"]``.
         final, final_rewards: The best noises sampled again, and their rewards, [S, 1]; None without regeneration.
 
     """
@@ -41,9 +41,8 @@ class Walk(State):
     round: int = 0
     pivot: Particles
     known: Tensor
-    values: Tensor
-    best: Particles | None = None
-    record: Tensor
+    verdicts: Tensor
+    front: Front
     final: Particles | None = None
     final_rewards: Tensor | None = None
 
@@ -71,6 +70,8 @@ class ZeroOrder(Method):
     Samples of a single number have no neighbours of their norm; theirs are :math:`\tau n + \sqrt{1 - \tau^2} \, g` with
     normal g. A solver that draws noise draws the same for all candidates of a request: only their start is searched.
 
+    A rank ensemble ranks the pivot among its neighbours to decide where to go, and all samples to find the best.
+
     Attributes:
         neighbours: m.
         cosine: tau, in (0, 1).
@@ -90,6 +91,7 @@ class ZeroOrder(Method):
 
     source: ClassVar[str] = "Ma et al. 2025, Inference-time scaling for diffusion models: zero-order search"
     solver: ClassVar[FixedGridSolver] = solver("euler")
+    ranks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("neighbours", "rounds", "search_steps", "final_steps"):
@@ -104,22 +106,24 @@ class ZeroOrder(Method):
         rounds = affordable(
             task, "rounds", self.rounds, fixed=(nfe + more, 1 + rewards), each=(m * nfe, m), otherwise=2**31
         )
-        nothing = torch.full((len(task.requests),), -torch.inf, dtype=torch.float64)
-        known = torch.zeros(len(task.requests), dtype=torch.bool)
+        requests, verifiers = len(task.requests), len(task.verifiers)
+        nothing = torch.full((verifiers, requests), -torch.inf, dtype=torch.float64)
+        known = torch.zeros(requests, dtype=torch.bool)
         pivot = task.start(torch.zeros(1, dtype=torch.int64))
-        return Walk(rounds=rounds, pivot=pivot, known=known, values=nothing, record=nothing)
+        front = Front.empty(verifiers, requests)
+        return Walk(rounds=rounds, pivot=pivot, known=known, verdicts=nothing, front=front)
 
     def advance(self, task: Task, state: Walk) -> None:
         """A round; after the last, sample the best noises again."""
         state.step += 1
         if state.round == state.rounds:
-            assert state.best is not None, "there is at least one round"
-            noise = replace(state.best, x=state.best.rows["noise"], rows={})
-            state.final, state.final_rewards = regenerate(task, noise, self)
+            best, _ = state.front.best(task)
+            noise = replace(best, x=best.rows["noise"], rows={})
+            state.final, state.final_rewards = regenerate(task, noise, self, state.front)
             state.done = True
             return
-        candidates, rewards = self.sample(task, self.around(task, state), state)
-        self.move(task, state, candidates, rewards)
+        candidates, verdicts = self.sample(task, self.around(task, state), state)
+        self.move(task, state, candidates, verdicts)
         state.round += 1
         if task.out_of_time:
             state.rounds = state.round
@@ -147,36 +151,37 @@ class ZeroOrder(Method):
         return replace(copies, x=x)
 
     def sample(self, task: Task, noise: Particles, state: Walk) -> tuple[Particles, Tensor]:
-        """Samples of all noises, which they keep, and rewards [S, N]."""
+        """Samples of all noises, which they keep, and what the verifiers say of them, [V, S, N]."""
         plan = search_plan(task, self)
         # one slot for all: a sample then depends on its noise alone, also if the solver draws more
         start = replace(start_of(task, noise, plan), slot=torch.zeros_like(noise.slot), rows={"noise": noise.x})
         particles = task.run(start, plan, "search")
-        rewards = task.score(particles, plan.steps - 1, "search").reshape(len(task.requests), -1)
-        task.note("search", plan.steps - 1, rewards, finished=True)
-        return particles, rewards
+        told = task.verdicts(particles, plan.steps - 1, "search")
+        verdicts = told.reshape(len(told), len(task.requests), -1)
+        state.front.add(particles, verdicts)
+        scores = task.scores(state.front.verdicts)[:, -verdicts.shape[2] :]
+        task.note("search", plan.steps - 1, scores, finished=True)
+        return particles, verdicts
 
-    def move(self, task: Task, state: Walk, candidates: Particles, rewards: Tensor) -> None:
+    def move(self, task: Task, state: Walk, candidates: Particles, verdicts: Tensor) -> None:
         """To the best candidate where it is better than the pivot; to a fresh pivot where not, if restarts are on."""
-        found, reward = candidates.take(best_rows(rewards), state.pivot.slot), rewards.amax(1)
-        better = reward > state.values
+        scores = task.scores(torch.cat([state.verdicts[..., None], verdicts], 2))  # -inf, of an unknown pivot, is last
+        highest, which = scores[:, 1:].max(1)
+        better = highest > scores[:, 0]
+        found = candidates.take(best_rows(scores[:, 1:]), state.pivot.slot)
         state.pivot = state.pivot.where(better, replace(found, x=found.rows["noise"], rows={}))
-        state.values = torch.where(better, reward, state.values)
-        if state.best is None:
-            state.best = found
-        else:
-            state.best = state.best.where(reward > state.record, found)
-        state.record = torch.maximum(state.record, reward)
+        theirs = verdicts.gather(2, which.expand(len(verdicts), -1)[..., None])[..., 0]
+        state.verdicts = torch.where(better, theirs, state.verdicts)
         state.known = torch.ones_like(state.known)
         if self.restart and not better.all():
             fresh = task.start(torch.tensor([state.round + 1]))
             state.pivot = state.pivot.where(~better, replace(fresh, slot=state.pivot.slot))
             state.known = better
-            state.values = torch.where(better, state.values, torch.full_like(state.values, -torch.inf))
+            state.verdicts = torch.where(better, state.verdicts, torch.full_like(state.verdicts, -torch.inf))
 
     def outcome(self, task: Task, state: Walk) -> Outcome:
         """The best of each request."""
-        assert state.best is not None, "there is at least one round"
+        best, scores = state.front.best(task)
         if state.final is None or state.final_rewards is None:
-            return Outcome(state.best, state.record[:, None])
-        return Outcome(state.final, state.final_rewards, look_ahead=state.record[:, None])
+            return Outcome(best, scores[:, None])
+        return Outcome(state.final, state.final_rewards, look_ahead=scores[:, None])

@@ -19,6 +19,7 @@ from torch import Tensor
 import pushforward as pf
 from pushforward import kernels
 from pushforward.models import MixtureOracle, Model
+from pushforward.models.verifiers import RankEnsemble
 from pushforward.solvers.particles import TorchShard
 from pushforward.solvers.search import SearchResult, method, methods
 
@@ -29,7 +30,7 @@ VARIANTS = {
     "thirteen": {},  # particles for each of five requests: 65 rows, which neither 2 nor 3 nor 4 divide
     "padded": {"batch": 8, "pad": True},
     "idle": {"shape": (1, 2)},  # fewer rows than processes
-    "several": {"batch": 8, "pad": True, "budget": 286},  # and solvers of two evaluations a step, where they propose
+    "several": {"batch": 8, "pad": True, "budget": 286},  # evaluations a step, and verifiers where they vote by ranks
 }
 
 # Methods that are not here run with their defaults.
@@ -65,6 +66,9 @@ def upwards(x: Tensor, context: Any) -> Tensor:
     return x[:, 1]
 
 
+VOTES = RankEnsemble([upwards, lambda x, _: -x[:, 0].abs(), lambda x, _: x.sum(1)])
+
+
 def find(name: str, variant: str = "thirteen", reward: Any = upwards, **changed: Any) -> SearchResult:
     """A search on three modes: by 13 particles for each of five requests, or by few for one."""
     table = FEW if variant == "idle" else OPTIONS
@@ -72,6 +76,8 @@ def find(name: str, variant: str = "thirteen", reward: Any = upwards, **changed:
     if name == "rbf" and variant == "idle":
         changed = {"budget": 20} | changed
     chosen = method(name, **table.get(name, {}))
+    if variant == "several" and chosen.ranks:
+        reward = VOTES
     if variant == "several":
         changed = {"solver": None if getattr(chosen, "twist", 0) else two_evaluations(chosen)} | changed
     options |= {"method": chosen, **VARIANTS[variant], **changed}

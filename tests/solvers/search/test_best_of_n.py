@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from scipy import stats
 from search_oracles import DOUBLE, SignPattern, counted, gaussian_line, three_modes
+from searches import sample_ids
+from small_searches import difference
 from torch import Tensor
 
 import pushforward as pf
 from pushforward.errors import ArgumentError, BudgetError, NotFiniteError, ShapeError
-from pushforward.models.verifiers import Coordinate, RankEnsemble
-from pushforward.solvers.search import BestOfN, Budget, SearchResult
+from pushforward.models.verifiers import Coordinate, RankEnsemble, WeightedSum
+from pushforward.solvers.search import BestOfN, Budget, Method, RandomSearch, SearchResult, ZeroOrder, methods
+from pushforward.solvers.search.front import undominated
 
 
 def best_of(count: int, **options: Any) -> SearchResult:
@@ -149,8 +153,108 @@ def test_bad_options_are_refused(options: dict[str, Any]) -> None:
         BestOfN(**options)
 
 
-def test_a_reward_of_sets_is_refused() -> None:
-    """Ranks are comparable within one set, and a network call's rows are none."""
-    ensemble = RankEnsemble([Coordinate(0), Coordinate(1)])
+# --- rank ensembles ---------------------------------------------------------------------------------------------------
+
+ENSEMBLE = RankEnsemble([Coordinate(0), Coordinate(1), lambda x, _: -(x - 1).square().sum(1)])
+
+
+def by_ranks(method: Any, **options: Any) -> SearchResult:
+    arguments: dict[str, Any] = {"shape": (3, 2), "steps": 4, "dtype": torch.float64, "seed": 2} | options
+    return pf.search(three_modes().model(), ENSEMBLE, arguments.pop("budget", 10**4), method=method, **arguments)
+
+
+def all_verdicts(count: int) -> tuple[Tensor, Tensor]:
+    """The candidates [S, N, 2] from the plain sampler, and what the three verifiers say of them, [V, S, N]."""
+    ids = sample_ids(torch.arange(3), torch.arange(count))
+    options: dict[str, Any] = {"samples": ids, "steps": 4, "dtype": torch.float64, "seed": 2, "solver": "euler"}
+    x = pf.sample(three_modes().model(), (3 * count, 2), **options)
+    return x.reshape(3, count, 2), ENSEMBLE.values(x).reshape(3, 3, count)
+
+
+@pytest.mark.parametrize("options", [{"chunk": 1}, {"chunk": 7}, {}], ids=str)
+def test_ranks_are_those_among_all_candidates_whatever_the_chunks(options: dict[str, int]) -> None:
+    x, verdicts = all_verdicts(40)
+    scores = ENSEMBLE.scores(verdicts)
+    found = by_ranks(BestOfN(candidates=40, **options))
+    assert torch.equal(found.x, x[torch.arange(3), scores.argmax(1)])
+    assert torch.equal(found.best, scores.amax(1))
+    assert torch.equal(by_ranks(BestOfN(candidates=40, **options), batch=3).x, found.x)
+    assert found.ledger.total("rewards").tolist() == [40] * 3, "a sample is one, however many see it"
+    assert (ENSEMBLE.scores(verdicts[..., :20]).argmax(1) != scores.argmax(1)).any(), "more change their minds"
+
+
+def test_what_is_kept_is_what_may_win() -> None:
+    """The front against a comparison of all pairs, and that whatever comes a winner is on it; equal ones included."""
+    generator = torch.Generator().manual_seed(0)
+    verdicts = torch.randint(0, 6, (3, 2, 300), generator=generator).double()
+    kept = undominated(verdicts)
+    for s in range(2):
+        v = verdicts[:, s]
+        for i in (*range(0, 300, 37), *kept[s].nonzero()[:, 0].tolist()):
+            other = (v >= v[:, i : i + 1]).all(0) & ((v > v[:, i : i + 1]).any(0) | (torch.arange(300) < i))
+            assert bool(kept[s, i]) == (not bool(other.any()))
+    for more in range(6):
+        extra = torch.randint(0, 6, (3, 2, 5 * more), generator=generator).double()
+        union = torch.cat([verdicts, extra], 2)
+        winner = RankEnsemble([Coordinate(0)] * 3).scores(union).argmax(1)
+        assert undominated(union).gather(1, winner[:, None]).all()
+    assert undominated(torch.tensor([[[0.0, 2.0, 2.0]]])).tolist() == [[False, True, False]]
+
+
+def test_a_search_by_ranks_is_resumed(tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill(task: Any, state: Any) -> None:
+        if state.step == 2:
+            raise Killed
+
+    method = BestOfN(candidates=20, chunk=6)
+    whole = by_ranks(method)
+    with pytest.raises(Killed):
+        by_ranks(method, checkpoint=tmp_path / "run", observers=[kill])
+    assert difference(whole, by_ranks(method, checkpoint=tmp_path / "run")) is None
+
+
+def test_the_second_sample_takes_the_winners_place() -> None:
+    """Eight steps from the winner's noise, ranked among the candidates of four in the place of the first."""
+    _, verdicts = all_verdicts(12)
+    found = by_ranks(RandomSearch(12, final_steps=8))
+    winner = ENSEMBLE.scores(verdicts).argmax(1)
+    verdicts[:, torch.arange(3), winner] = ENSEMBLE.values(found.x)
+    assert torch.equal(found.best, ENSEMBLE.scores(verdicts)[torch.arange(3), winner])
+    assert found.look_ahead is not None
+    assert torch.equal(found.look_ahead[:, 0], ENSEMBLE.scores(all_verdicts(12)[1]).amax(1))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [RandomSearch(12, final_steps=6), ZeroOrder(rounds=6, restart=True), ZeroOrder(rounds=4, final_steps=6)]
+    + [method for _, method in methods() if method.ranks],
+    ids=str,
+)
+def test_one_verifier_s_ranks_are_its_order(method: Method) -> None:
+    """What is found is what the verifier itself finds, bit for bit; and the scale of one of several does not matter."""
+    oracle = three_modes()
+    arguments: dict[str, Any] = {"shape": (3, 2), "steps": 3, "dtype": torch.float64, "method": method}
+
+    def find(reward: Any) -> SearchResult:
+        return pf.search(oracle.model(), reward, 75, **arguments)
+
+    assert torch.equal(find(RankEnsemble([oracle.reward])).x, find(oracle.reward).x)
+    one, other = (
+        find(RankEnsemble([oracle.reward, lambda x, _, scale=scale: scale * x[:, 0]])).x for scale in (1.0, 1e3)
+    )
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", [name for name, method in methods() if not method.ranks])
+def test_methods_that_compare_rewards_of_different_sets_refuse_ranks(name: str) -> None:
+    with pytest.raises(ArgumentError, match=rf"with {name}, expected a reward of each row .*'best_of_n', 'random'"):
+        pf.search(three_modes().model(), ENSEMBLE, 20, shape=(1, 2), method=name)
+
+
+def test_other_rewards_of_sets_are_refused() -> None:
+    """A sum with an ensemble in it has no verdicts to rank again."""
     with pytest.raises(ArgumentError, match="a reward of each row by itself"):
-        pf.search(three_modes().model(), ensemble, 20, shape=(1, 2), method="best_of_n")
+        pf.search(three_modes().model(), WeightedSum([ENSEMBLE], [1.0]), 20, shape=(1, 2), method="best_of_n")

@@ -79,7 +79,8 @@ def test_an_interrupted_search_returns_what_it_would_have_returned(
     run = partial(small_searches.run, solver=solver)
     whole = run(method, observers=[watcher])
     assert watcher.calls > 1
-    for at in sorted({1, (watcher.calls + 1) // 2, watcher.calls}):
+    middle = (watcher.calls + 1) // 2
+    for at in sorted({1, middle, watcher.calls}) if solver is None else (middle,):
         path = tmp_path / f"{at}.json"
         with pytest.raises(Killed):
             run(method, checkpoint=path, observers=[Killer(at)])

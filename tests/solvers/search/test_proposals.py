@@ -162,19 +162,17 @@ def test_an_output_of_another_particle_is_seen(monkeypatch):
 
 METHODS = [
     SMC(resample_at=(0, 3)),
-    SVDD(),
-    SVDD(candidates=1, finish=3),
-    CoDe(chains=1),
+    SVDD(finish=3),
     CoDe(chains=1, block=4),
-    RolloverBudgetForcing(),
+    RolloverBudgetForcing(chains=1),
     RolloverBudgetForcing(allocation="uniform", chains=1),
-    RolloverBudgetForcing(allocation="linear", finish=0),
-    RolloverBudgetForcing(allocation=(2, 3, 1, 2, 1), initial=2),
+    RolloverBudgetForcing(allocation="linear", chains=1, finish=0),
+    RolloverBudgetForcing(allocation=(2, 3, 1, 2, 1), initial=2, chains=1),
 ]
 
 
-@pytest.mark.parametrize("method", METHODS, ids=str)
-@pytest.mark.parametrize("name", ["stochastic_heun", "shark", "edm_stochastic", "restart"])
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+@pytest.mark.parametrize("name", ["shark", "edm_stochastic", "restart"])
 def test_every_method_keeps_to_its_budget(name, method):
     """Also where steps cost differently, draw no noise, or begin elsewhere than a look: counted by the network itself.
 
@@ -203,7 +201,7 @@ def test_every_method_keeps_to_its_budget(name, method):
     assert need > 3
     assert keeps_to(Budget(nfe=need)) is None
     assert keeps_to(Budget(nfe=need - 1)) == need
-    assert keeps_to(Budget(nfe=100 + need)) is None
+    assert keeps_to(Budget(nfe=41 + need)) is None
     need = keeps_to(Budget(nfe=10**5, rewards=1))
     assert keeps_to(Budget(nfe=10**5, rewards=need + 7)) is None
 
