@@ -72,7 +72,7 @@ def search(
     Args:
         model: A network with its prediction and interpolant; see :func:`pushforward.models.adapt`.
         reward: ``reward(x_clean[B, *D], context) -> [B]``, higher is better; see :mod:`pushforward.models.verifiers`.
-            A :class:`RankEnsemble` with methods that only compare finished samples: "best_of_n", "random", "zero_order".
+            A :class:`RankEnsemble` where a method only compares finished samples: "best_of_n", "random", "zero_order".
         budget: A :class:`Budget`, or a number of evaluations, for each request.
         shape: [S, *D]: S independent requests (prompts), each searched for with a budget of its own.
         method: A name from :func:`methods`, or a method with its options, for instance ``SVDD(chains=4)``.

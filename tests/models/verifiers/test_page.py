@@ -20,9 +20,10 @@ REPEATS, SIZES = 200, (1, 4, 16, 64, 256, 1024)
 
 def test_the_code_of_the_page_runs() -> None:
     blocks, names = re.findall(r"```python\n(.*?)```", PAGE, re.S), {}
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         exec(block, names)
+    assert names["result"].ledger.total("rewards").tolist() == [40]
     assert names["held_out"].shape == (4,)
     assert names["timed"].rows == 4
 
