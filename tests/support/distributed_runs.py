@@ -25,7 +25,7 @@ from pushforward.solvers.search import SearchResult, method, methods
 
 DOUBLE = torch.float64
 SIZES = (1, 2, 3, 4)
-SIZES_OF = {"thirteen": (1, 2, 4), "padded": SIZES, "idle": (4,), "several": (2, 3)}
+SIZES_OF = {"thirteen": (1, 2, 4), "padded": SIZES, "idle": (4,), "several": (2,)}
 VARIANTS = {
     "thirteen": {},  # particles for each of five requests: 65 rows, which neither 2 nor 3 nor 4 divide
     "padded": {"batch": 8, "pad": True},
