@@ -17,7 +17,7 @@ from _harness import Benchmark, main
 from torch import Tensor
 
 import pushforward as pf
-from pushforward.models.diffusers import read_scheduler
+from pushforward.models.adapters.diffusers import read_scheduler
 
 STEPS = 20
 SHAPES = [(1, 4, 32, 32), (1, 4, 64, 64), (1, 16, 128, 128), (8, 16, 128, 128)]

@@ -6,6 +6,17 @@ else:
     from . import verifiers as verifiers
     from .adapter import Model as Model
     from .adapter import adapt as adapt
+    from .adapters import from_adm as from_adm
+    from .adapters import from_crossflow as from_crossflow
+    from .adapters import from_diffusers as from_diffusers
+    from .adapters import from_edm as from_edm
+    from .adapters import from_export as from_export
+    from .adapters import from_flow_matching as from_flow_matching
+    from .adapters import from_k_diffusion as from_k_diffusion
+    from .adapters import from_lfm as from_lfm
+    from .adapters import from_onnx as from_onnx
+    from .adapters import from_sit as from_sit
+    from .adapters import to_k_diffusion as to_k_diffusion
     from .binding import BoundModel as BoundModel
     from .bound import Bound as Bound
     from .branch_weights import BranchWeights as BranchWeights
@@ -26,7 +37,6 @@ else:
     from .composition import Stitch as Stitch
     from .composition import cfgpp_weight as cfgpp_weight
     from .composition import composed as composed
-    from .diffusers import from_diffusers as from_diffusers
     from .discrete import DiscreteDDPM as DiscreteDDPM
     from .fields import ModelField as ModelField
     from .guidance import Guidance as Guidance

@@ -13,33 +13,13 @@ from torch import Tensor
 from ..errors import ArgumentError, UnknownNameError
 from .binding import BoundModel, missing_branch
 from .bound import Bound
+from .calls import CALLS, Autocast, Call, call_x_t
 from .clocks import Clock
 from .guidance import CONDITIONAL, UNCONDITIONAL, BranchWeights, as_guidance
 from .interpolants import Interpolant
 from .predictions import Prediction, prediction
 
-Call = Callable[[Callable[..., Any], Tensor, Tensor, dict[str, Any]], Tensor]
-
 TIME_SHAPES = ("batch", "scalar", "one")
-
-
-def call_x_t(network: Callable[..., Any], x: Tensor, time: Tensor, condition: dict[str, Any]) -> Tensor:
-    """``network(x, time, **condition)``."""
-    return network(x, time, **condition)
-
-
-def call_t_x(network: Callable[..., Any], x: Tensor, time: Tensor, condition: dict[str, Any]) -> Tensor:
-    """``network(time, x, **condition)``."""
-    return network(time, x, **condition)
-
-
-def call_x(network: Callable[..., Any], x: Tensor, time: Tensor, condition: dict[str, Any]) -> Tensor:
-    """``network(x, **condition)``, for networks that take no time."""
-    del time
-    return network(x, **condition)
-
-
-CALLS: dict[str, Call] = {"x_t": call_x_t, "t_x": call_t_x, "x": call_x}
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +41,9 @@ class Model:
         split_variance: The network returns 2C channels, of which the second half is a variance: keep the first.
         sequential: Run the branches of a guided step one after another: half the memory, more calls.
         channels: Size of dimension 1 of the states, if known.
+        defaults: What the condition of every run starts from, key by key, in all its branches.
         output_hint: What to try if outputs have another shape than the state.
+        null_hint: What to say where guidance lacks a null condition, if there is more to say.
     """
 
     network: Callable[..., Any]
@@ -75,8 +57,10 @@ class Model:
     split_variance: bool = False
     sequential: bool = False
     channels: int | None = None
+    defaults: Mapping[str, Any] | None = None
     output_hint: str | None = field(default=None, repr=False)
     branches: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    null_hint: str | None = field(default=None, repr=False)
 
     @property
     def interpolant(self) -> Interpolant:
@@ -133,10 +117,10 @@ class Model:
         for name, given in (("condition", condition), ("null", null)):
             if given is not None:
                 check_mapping(name, given)
-        own = dict(condition or {})
+        own = {**(self.defaults or {}), **(condition or {})}
         conditions = {CONDITIONAL: own, UNCONDITIONAL: None if null is None else {**own, **null}}
         conditions.update({name: {**own, **other} for name, other in self.branches.items()})
-        check_branches(conditions, guidance)
+        check_branches(conditions, guidance, self.null_hint)
         return BoundModel(self, conditions)
 
     def evaluate(
@@ -171,6 +155,9 @@ def adapt(
     split_variance: bool = False,
     sequential: bool = False,
     channels: int | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    autocast: torch.dtype | None = None,
+    check: Tensor | None = None,
     **options: Any,
 ) -> Model:
     r"""A model from any callable.
@@ -192,11 +179,16 @@ def adapt(
         split_variance: The network returns twice the channels; the second half is dropped.
         sequential: Run guided branches one after another.
         channels: Size of dimension 1 of the states, to check them.
+        defaults: What the condition of every run starts from, key by key.
+        autocast: Run the network, and nothing else, under torch.autocast with this dtype; outputs come back in the
+            dtype of the states. None leaves whatever context there is.
+        check: Clean samples [N, *D] to try the network on: :func:`validate` raises if it does not explain them as
+            declared, and says what would. For a network that needs a condition call that function instead.
         **options: Of the prediction: ``sign``, ``input``, ``sigma_data``.
 
     Raises:
         UnknownNameError: No such prediction, interpolant, clock or call.
-        ArgumentError: Options that contradict each other.
+        ArgumentError: Options that contradict each other; a network that ``check`` finds misdeclared.
 
     Example:
         >>> model = adapt(lambda x, t: -x, "velocity", "linear", time="1-t", sign=-1)
@@ -214,8 +206,12 @@ def adapt(
         raise UnknownNameError("time_shape", got=repr(time_shape), expected="'batch', 'one' or 'scalar'")
     if not callable(network):
         raise ArgumentError("network", got=type(network).__name__, expected="a callable")
+    if autocast is not None:
+        if autocast not in (torch.bfloat16, torch.float16):
+            raise ArgumentError("autocast", got=autocast, expected="torch.bfloat16, torch.float16 or None")
+        call = Autocast(call, autocast)
     hint = None if split_variance else "If the network also returns a variance, adapt it with split_variance=True"
-    return Model(
+    model = Model(
         network=network,
         prediction=read,
         null=null,
@@ -227,8 +223,14 @@ def adapt(
         split_variance=split_variance,
         sequential=sequential,
         channels=channels,
+        defaults=defaults,
         output_hint=hint,
     )
+    if check is not None:
+        from .probing import validate
+
+        validate(model, check)
+    return model
 
 
 def _prediction(kind: str | Prediction, path: str | Interpolant, options: dict[str, Any]) -> Prediction:
@@ -247,8 +249,10 @@ def check_mapping(name: str, given: object) -> None:
         raise ArgumentError(name, got=type(given).__name__, expected="a dict", hint=hint)
 
 
-def check_branches(conditions: Mapping[str, object], guidance: BranchWeights | float | None) -> None:
-    """Refuse guidance by branches that there are none of, before anything runs.
+def check_branches(
+    conditions: Mapping[str, object], guidance: BranchWeights | float | None, null_hint: str | None = None
+) -> None:
+    """Refuse guidance by branches that there are none of, before anything runs; ``null_hint`` if that is the null one.
 
     Raises:
         ArgumentError: A branch without a condition.
@@ -257,4 +261,6 @@ def check_branches(conditions: Mapping[str, object], guidance: BranchWeights | f
         return
     for branch in weights.branches:
         if conditions.get(branch) is None:
+            if branch == UNCONDITIONAL and null_hint is not None:
+                raise ArgumentError("null", hint=null_hint)
             raise missing_branch(branch, getattr(weights, "weight", None))

@@ -94,7 +94,7 @@ class ReverseClock(Clock):
 
 @dataclass(frozen=True)
 class IndexClock(Clock):
-    """``levels * (1 - t) - 1``, the index of DDPM's tables, kept in [0, levels - 1].
+    """``scale * (levels * (1 - t) - 1)``, the index of DDPM's tables, kept in [0, levels - 1] before it is scaled.
 
     Nearer to the data than the first level the index stays 0, the nearest noise level that the network knows. With
     ``quantise`` the index is rounded: put the grid on the levels then (``DiscreteDDPM.time_of_index``), or the network
@@ -103,23 +103,25 @@ class IndexClock(Clock):
 
     levels: int = 1000
     quantise: bool = False
+    scale: float = 1.0
     name: ClassVar[str] = "index"
 
     def __post_init__(self) -> None:
         check_parameter("levels", self.levels, above=1)
+        check_parameter("scale", self.scale, above=0.0)
 
     def __call__(self, t: float, path: Interpolant) -> float:
-        """``levels * (1 - t) - 1``, clamped, an exact integer at a level."""
+        """``scale * (levels * (1 - t) - 1)``, clamped, ``scale`` times an exact integer at a level."""
         index = self.levels * (1.0 - t) - 1.0
         nearest = float(round(index))
         # At a level the index must be that integer, which embeddings by look-up need, and not differ in the last bits.
         if self.quantise or abs(index - nearest) < NODE_SLACK:
             index = nearest
-        return min(max(index, 0.0), self.levels - 1.0)
+        return self.scale * min(max(index, 0.0), self.levels - 1.0)
 
     def inverse(self, time: float, path: Interpolant) -> float:
-        """``1 - (index + 1) / levels``."""
-        return 1.0 - (time + 1.0) / self.levels
+        """``1 - (index + 1) / levels`` of ``index = time / scale``."""
+        return 1.0 - (time / self.scale + 1.0) / self.levels
 
 
 @dataclass(frozen=True)

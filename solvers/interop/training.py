@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ...errors import ArgumentError, UnknownNameError
 from ...models import DiscreteDDPM, Linear, Prediction
+from ...models.adapters.diffusers import read_scheduler
 from ...models.clocks import LogNoiseRatioClock
-from ...models.diffusers import read_scheduler
 from ...models.predictions import Affine, OnPath, Target
 
 Training = Literal["ddpm", "flow", "edm", "ve"]

@@ -1,14 +1,8 @@
 """Tiny randomly initialised modules of every family, and the oracle behind the interface of each."""
 
-import warnings
-
 import pytest
 import torch
-
-with warnings.catch_warnings():  # of the libraries' own imports
-    warnings.simplefilter("ignore", DeprecationWarning)
-    warnings.simplefilter("ignore", FutureWarning)
-    import diffusers
+from tiny_modules import CASES, DDPM, FLOW, TIMES, case, diffusers, dit, normal, unet
 
 from pushforward.errors import ArgumentError, ShapeError, UnknownNameError
 from pushforward.models import (
@@ -20,133 +14,7 @@ from pushforward.models import (
     prediction,
     reference_mixture,
 )
-from pushforward.models.diffusers import read_scheduler
-
-TIMES = (0.0, 0.3, 1.0)
-UNET = {"block_out_channels": (8, 8), "layers_per_block": 1, "norm_num_groups": 4, "sample_size": 8}
-BLOCKS = {"down_block_types": ("DownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "UpBlock2D")}
-FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
-DDPM = {
-    "beta_schedule": "linear",
-    "beta_start": 1e-4,
-    "beta_end": 0.02,
-    "num_train_timesteps": 1000,
-    "prediction_type": "epsilon",
-}
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def unet(**options):
-    return diffusers.UNet2DModel(**({"in_channels": 3, "out_channels": 3} | UNET | BLOCKS | options))
-
-
-def unet_condition():
-    blocks = {
-        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-    }
-    options = UNET | blocks | {"cross_attention_dim": 8, "attention_head_dim": 4}
-    return diffusers.UNet2DConditionModel(in_channels=4, out_channels=4, **options)
-
-
-def dit(**options):
-    sizes = {"num_attention_heads": 2, "attention_head_dim": 4, "num_layers": 1, "sample_size": 8, "patch_size": 2}
-    given = {"in_channels": 4, "out_channels": 8, "num_embeds_ada_norm": 10, "norm_num_groups": 4} | sizes | options
-    return diffusers.DiTTransformer2DModel(**given)
-
-
-def pixart():
-    return diffusers.PixArtTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=4,
-        in_channels=4,
-        out_channels=8,
-        num_layers=1,
-        sample_size=8,
-        caption_channels=6,
-        cross_attention_dim=8,
-    )
-
-
-def sd3():
-    return diffusers.SD3Transformer2DModel(
-        sample_size=8,
-        patch_size=2,
-        in_channels=4,
-        num_layers=1,
-        attention_head_dim=4,
-        num_attention_heads=2,
-        joint_attention_dim=8,
-        caption_projection_dim=8,
-        pooled_projection_dim=6,
-        out_channels=4,
-        pos_embed_max_size=8,
-    )
-
-
-def flux(guidance=False):
-    return diffusers.FluxTransformer2DModel(
-        patch_size=1,
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=8,
-        pooled_projection_dim=6,
-        guidance_embeds=guidance,
-        axes_dims_rope=(2, 2, 4),
-    )
-
-
-def prompt(seed, rows=2):
-    return {"encoder_hidden_states": normal(rows, 5, 8, seed=seed)}
-
-
-def flux_condition(seed, guidance=False):
-    condition = prompt(seed) | {"pooled_projections": normal(2, 6, seed=seed + 1)}
-    ids = {"img_ids": torch.zeros(16, 3), "txt_ids": torch.zeros(5, 3)}
-    return condition | ids | ({"guidance": torch.tensor([3.5])} if guidance else {})
-
-
-def case(name):
-    """Module, scheduler configuration, state, condition, unconditional condition or None, clock, channels kept."""
-    image, latent, tokens = normal(2, 3, 8, 8), normal(2, 4, 8, 8), normal(2, 16, 16)
-    index = {0.0: 999.0, 0.3: 699.0, 1.0: 0.0}
-    match name:
-        case "UNet2D":
-            return unet(), DDPM, image, {}, None, index, 3
-        case "UNet2D with classes":
-            return unet(num_class_embeds=5), DDPM, image, {"class_labels": torch.tensor([1, 2])}, None, index, 3
-        case "UNet2D with variance":
-            return unet(out_channels=6), DDPM, image, {}, None, index, 3
-        case "UNet2DCondition":
-            null = {"encoder_hidden_states": normal(1, 5, 8, seed=9)}
-            return unet_condition(), DDPM | {"prediction_type": "v_prediction"}, latent, prompt(3), null, index, 4
-        case "DiT":
-            return dit(), DDPM, latent, {"class_labels": torch.tensor([1, 2])}, None, index, 4
-        case "PixArt":
-            condition = {"encoder_hidden_states": normal(2, 5, 6)}
-            return pixart(), DDPM, latent, condition, {"encoder_hidden_states": normal(1, 5, 6, seed=2)}, index, 4
-        case "SD3":
-            clock = {t: 1000 * (1 - t) for t in TIMES}
-            condition = prompt(3) | {"pooled_projections": normal(2, 6)}
-            null = {"encoder_hidden_states": normal(1, 5, 8, seed=9), "pooled_projections": normal(1, 6, seed=8)}
-            return sd3(), FLOW, latent, condition, null, clock, 4
-        case "Flux":
-            clock = {t: 1 - t for t in TIMES}
-            return flux(), FLOW, tokens, flux_condition(3), None, clock, None
-        case "Flux with guidance":
-            clock = {t: 1 - t for t in TIMES}
-            return flux(guidance=True), FLOW, tokens, flux_condition(3, guidance=True), None, clock, None
-    raise AssertionError(name)
-
-
-UNETS = ["UNet2D", "UNet2D with classes", "UNet2D with variance", "UNet2DCondition"]
-CASES = [*UNETS, "DiT", "PixArt", "SD3", "Flux", "Flux with guidance"]
+from pushforward.models.adapters.diffusers import read_scheduler
 
 
 @pytest.fixture
@@ -368,7 +236,6 @@ def without(key):
             "'mean', expected one of",
         ),
         (lambda m: from_diffusers(m, DDPM | {"timestep_type": "continuous"}), ArgumentError, "timestep_type"),
-        (lambda m: from_diffusers(m, FLOW | {"invert_sigmas": True}), ArgumentError, "invert_sigmas"),
         (
             lambda m: from_diffusers(torch.nn.Linear(2, 2), DDPM),
             UnknownNameError,

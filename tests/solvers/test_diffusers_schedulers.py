@@ -12,7 +12,7 @@ import torch
 
 import pushforward as pf
 from pushforward import models
-from pushforward.models.diffusers import read_scheduler
+from pushforward.models.adapters.diffusers import read_scheduler
 
 with warnings.catch_warnings():  # their import-time deprecations are not ours to act on
     warnings.simplefilter("ignore")

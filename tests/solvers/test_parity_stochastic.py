@@ -14,7 +14,7 @@ from mutation import variance_errors
 import pushforward as pf
 from pushforward import models, solvers
 from pushforward.kernels import PURPOSE_DIFFUSION, Draw, normal
-from pushforward.models.diffusers import read_scheduler
+from pushforward.models.adapters.diffusers import read_scheduler
 from pushforward.solvers.exponential.coefficients import kernel_moments
 from pushforward.solvers.plan import Expression, StepBuilder
 from pushforward.solvers.sde.dpm_solver_sde import DPMSolverPP3MSDE, ExponentialStep

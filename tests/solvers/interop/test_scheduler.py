@@ -13,7 +13,7 @@ import torch
 
 import pushforward as pf
 from pushforward.errors import ArgumentError, GridError, MissingDependencyError, PlanError, ShapeError, UnknownNameError
-from pushforward.models.diffusers import read_scheduler
+from pushforward.models.adapters.diffusers import read_scheduler
 from pushforward.solvers.interop import sample_ids
 from pushforward.solvers.solver import REGISTRY
 
