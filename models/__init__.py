@@ -52,6 +52,7 @@ else:
     from .kinds import ScorePrediction as ScorePrediction
     from .kinds import VelocityPrediction as VelocityPrediction
     from .kinds import VPrediction as VPrediction
+    from .latents import LatentCodec as LatentCodec
     from .oracles import CouplingOracle as CouplingOracle
     from .oracles import GaussianOracle as GaussianOracle
     from .oracles import MixtureOracle as MixtureOracle
@@ -68,6 +69,8 @@ else:
     from .predictions import prediction as prediction
     from .predictions import prediction_from_config as prediction_from_config
     from .pretrained import load as load
+    from .probing import identify as identify
+    from .probing import validate as validate
     from .schedules import EDM as EDM
     from .schedules import VE as VE
     from .schedules import Cosine as Cosine

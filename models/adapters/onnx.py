@@ -82,7 +82,7 @@ def opened(model: Any, providers: Sequence[Any] | None) -> Any:
         raise ArgumentError("session", got=type(model).__name__, expected=expected)
     if not providers:
         hint = "For instance providers=['CPUExecutionProvider']"
-        raise ArgumentError("providers", got=providers, expected="where the model is to run", hint=hint)
+        raise ArgumentError("providers", got="nothing", expected="where the model is to run", hint=hint)
     try:
         import onnxruntime
     except ImportError as error:
