@@ -80,13 +80,14 @@ class LatentCodec:
             raise ArgumentError("vae", got=type(vae).__name__, expected=expected)
         scale, shift = config.get("scaling_factor"), config.get("shift_factor")
         mean, deviation = config.get("latents_mean"), config.get("latents_std")
-        if (mean is None) != (deviation is None) or (scale is None and deviation is None):
+        paired = (mean is None) == (deviation is None)
+        if not paired or (scale is None and deviation is None):
             hint = "Or give its numbers to LatentCodec(encode, decode, scale, shift)"
             expected = "'scaling_factor', or 'latents_mean' and 'latents_std'"
             raise ArgumentError("vae.config", got=sorted(config), expected=expected, hint=hint)
         functions = (VAEEncoder(vae), VAEDecoder(vae))
         factor = 1.0 if scale is None else float(scale)
-        if deviation is None:
+        if deviation is None or mean is None:
             return cls(*functions, factor, 0.0 if shift is None else float(shift))
         return cls(*functions, tuple(factor / float(one) for one in deviation), tuple(map(float, mean)))
 

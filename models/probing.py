@@ -116,7 +116,7 @@ def identify(
             raise ArgumentError("times", got=t, expected="times in (0, 1)")
     if isinstance(network, Model):
         base = network
-        paths: list[Interpolant] = [Linear(), *([] if base.interpolant == Linear() else [base.interpolant])]
+        paths = [Linear()] if base.interpolant == Linear() else [Linear(), base.interpolant]
     else:
         base, paths = adapt(network, **options), [Linear()]
     trials = list(hypotheses(paths) if tried is None else tried)

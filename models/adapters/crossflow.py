@@ -12,6 +12,7 @@ from torch import Tensor
 from ...errors import ArgumentError
 from ..adapter import Model, adapt
 from ..calls import Network
+from ..clocks import clock as as_clock
 from ..interpolants import Linear
 from ..kinds import VelocityPrediction
 from ..predictions import Affine
@@ -80,5 +81,6 @@ def from_crossflow(network: Callable[..., Any], *, log_snr_input: bool = False, 
         Liu et al. 2024, CrossFlow.
     """
     call, clock = (call_log_snr, log_snr) if log_snr_input else (call_t, "t")
-    heed = {"defaults": {INDICATOR: torch.tensor([False])}, "null": {INDICATOR: torch.tensor([True])}}
-    return adapt(network, EncodedVelocity(Linear(), clock), call=call, **heed | options)
+    defaults, null = {INDICATOR: torch.tensor([False])}, {INDICATOR: torch.tensor([True])}
+    read = EncodedVelocity(Linear(), as_clock(clock))
+    return adapt(network, read, call=call, defaults=defaults, null=null, **options)

@@ -84,7 +84,7 @@ def opened(model: Any, providers: Sequence[Any] | None) -> Any:
         hint = "For instance providers=['CPUExecutionProvider']"
         raise ArgumentError("providers", got="nothing", expected="where the model is to run", hint=hint)
     try:
-        import onnxruntime
+        import onnxruntime  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError as error:
         hint = "pip install 'pushforward[onnx]'"
         raise MissingDependencyError("onnxruntime", got="not installed", expected=">= 1.17", hint=hint) from error
@@ -136,17 +136,19 @@ class OnnxNetwork:
         given = {self.signature.state.name: x} | dict(condition)
         if self.signature.time is not None:
             given[self.signature.time.name] = self.signature.told(time)
-        binding, kept, sizes = self.session.io_binding(), [], {}
+        binding, kept = self.session.io_binding(), []
+        sizes: dict[int | str, int] = {}
         device, number = x.device.type, x.device.index or 0
         for name, one in self._inputs.items():
             tensor = torch.as_tensor(given[name]).to(device=x.device, dtype=one.dtype).contiguous()
             kept.append(tensor)  # the binding holds addresses
             sizes |= dict(zip(one.shape, tensor.shape, strict=False))
             binding.bind_input(name, device, number, ELEMENTS[one.dtype], tuple(tensor.shape), tensor.data_ptr())
-        shape = [size if isinstance(size, int) else sizes.get(size) for size in self.output.shape]
+        known = [size if isinstance(size, int) else sizes.get(size) for size in self.output.shape]
+        shape = [size for size in known if size is not None]
         if x.is_cuda:  # the session runs on a stream of its own
             torch.cuda.current_stream(x.device).synchronize()
-        if None in shape or not shape:
+        if not shape or len(shape) < len(known):
             binding.bind_output(self.output.name)
             self.session.run_with_iobinding(binding)
             return torch.from_numpy(binding.get_outputs()[0].numpy()).to(x.device)
