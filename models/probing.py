@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -123,7 +123,7 @@ def identify(
     if not trials:
         raise ArgumentError("tried", got="no hypotheses", expected="at least one prediction")
     probe = Probe(data, condition, times, seed)
-    found = [probe.finding(replace(base, prediction=one)) for one in trials]
+    found = [probe.finding(base.reading(one)) for one in trials]
     return sorted(found, key=lambda finding: finding.error)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...errors import ArgumentError, ShapeError
 from ..adapter import Model, adapt
 from ..fields import ModelField, weighted
-from ..guidance import Guidance
+from ..guidance import BranchWeights
 from ..schedules import EDM
 
 
@@ -57,7 +57,7 @@ def to_k_diffusion(
     model: Model,
     condition: Mapping[str, Any] | None = None,
     null: Mapping[str, Any] | None = None,
-    guidance: float | Guidance = 1.0,
+    guidance: float | BranchWeights = 1.0,
 ) -> Denoiser:
     r"""The model as a denoiser for samplers of k-diffusion, ComfyUI and others: ``denoiser(x, sigma, **extra) = D``.
 
@@ -95,7 +95,7 @@ class Denoiser:
         model: Model,
         condition: Mapping[str, Any] | None = None,
         null: Mapping[str, Any] | None = None,
-        guidance: float | Guidance = 1.0,
+        guidance: float | BranchWeights = 1.0,
     ) -> None:
         self.model = model
         self._condition, self._null, self._guidance = dict(condition or {}), null, guidance

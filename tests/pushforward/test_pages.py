@@ -15,7 +15,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 PATHS = (DOCS / "paths.md").read_text()
 # Their tests look at what their blocks leave behind, or stand beside those of what they describe.
 OWN_TEST = {"distributed_search", "ensembles", "gradients", "interop", "likelihood", "odeint", "parallel", "paths"}
-OWN_TEST |= {"sde_adaptive", "search", "search_runs", "verifiers"}
+OWN_TEST |= {"adapters", "sde_adaptive", "search", "search_runs", "verifiers"}
 
 
 PLAIN = sorted(
