@@ -26,7 +26,7 @@ TIME_SHAPES = ("batch", "scalar", "one")
 class Model:
     """A network with its dialect. Immutable and free of state: share it between runs and threads.
 
-    Made by :func:`adapt`, :func:`from_diffusers` or an oracle's ``model()``.
+    Made by :func:`adapt`, by the adapters of families (``from_...``) or an oracle's ``model()``.
 
     Attributes:
         network: What is called.

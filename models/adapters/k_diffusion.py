@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ...errors import ArgumentError, ShapeError
 from ..adapter import Model, adapt
+from ..branch_weights import BranchWeights
 from ..fields import ModelField, weighted
-from ..guidance import BranchWeights
 from ..schedules import EDM
 
 

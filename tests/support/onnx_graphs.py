@@ -91,8 +91,13 @@ def over(pointer: int, element: Any, shape: Sequence[int]) -> np.ndarray:
     return np.frombuffer((ctypes.c_byte * size).from_address(pointer), dtype=element).reshape(shape)
 
 
-def mixture_graph(means: Any, variances: Any, log_shares: Any, shape: Sequence[int], batch: int | str) -> bytes:
-    """The velocity of a mixture of isotropic Gaussians on the straight path: inputs sample, timestep and y."""
+def mixture_graph(
+    means: Any, variances: Any, log_shares: Any, shape: Sequence[int], batch: int | str, known: bool
+) -> bytes:
+    """The velocity of a mixture of isotropic Gaussians on the straight path: inputs sample, timestep and y.
+
+    ``known``: whether the shape of the output is said.
+    """
     from onnx import TensorProto, checker, helper, numpy_helper
 
     constants = {
@@ -119,7 +124,7 @@ def mixture_graph(means: Any, variances: Any, log_shares: Any, shape: Sequence[i
         helper.make_tensor_value_info("timestep", double, [batch]),
         helper.make_tensor_value_info("y", whole, [batch]),
     ]
-    output = helper.make_tensor_value_info("velocity", double, [batch, *shape])
+    output = helper.make_tensor_value_info("velocity", double, [batch, *shape] if known else [None] * (len(shape) + 1))
     tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
     graph = helper.make_graph(nodes, "mixture", inputs, [output], initializer=tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)

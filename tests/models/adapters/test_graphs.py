@@ -134,15 +134,15 @@ def test_without_the_library(monkeypatch):
         from_onnx(b"", providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize("batch", ["B", 2])
-def test_a_mixture_in_onnx_runtime(batch, tmp_path):
+@pytest.mark.parametrize(("batch", "known"), [("B", True), ("B", False), (2, True)])
+def test_a_mixture_in_onnx_runtime(batch, known, tmp_path):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     torch_form = TorchMixture()
     constants = (torch_form.means, torch_form.variances, torch_form.log_shares)
     with warnings.catch_warnings():  # NumPy's deprecations in onnx
         warnings.simplefilter("ignore", DeprecationWarning)
-        graph = mixture_graph(*(one.numpy() for one in constants), IMAGE[1:], batch)
+        graph = mixture_graph(*(one.numpy() for one in constants), IMAGE[1:], batch, known)
     (tmp_path / "net.onnx").write_bytes(graph)
     for given in (graph, tmp_path / "net.onnx"):
         model = from_onnx(given, providers=["CPUExecutionProvider"], null=NULL)
