@@ -75,6 +75,9 @@ def to_k_diffusion(
     return Denoiser(model, condition, null, guidance)
 
 
+OF_SAMPLERS = ("seed", "model_options")  # what samplers pass around for themselves
+
+
 class Denoiser:
     r"""``denoiser(x, sigma, **extra)``: the clean estimate for :math:`x = x_1 + \sigma x_0`, guided.
 
@@ -109,7 +112,8 @@ class Denoiser:
         Args:
             x: [B, *D].
             sigma: Noise levels [B], or one for all; positive.
-            **extra: Further keyword arguments of the network, added to the condition.
+            **extra: Further keyword arguments of the network, added to the condition; but ``seed`` and
+                ``model_options``, which samplers hand to every model, are none of the network's.
 
         Raises:
             ShapeError: Neither one level nor B.
@@ -125,7 +129,8 @@ class Denoiser:
         alphas = np.array([[path.alpha(t)] for t in times.tolist()])
         rows = np.arange(x.shape[0]) if len(levels) > 1 else np.zeros(x.shape[0], dtype=np.int64)
         state = x if (alphas == 1).all() else weighted([x], alphas, rows)
-        return self._bound(extra)(state, times[rows])
+        own = {name: given for name, given in extra.items() if name not in OF_SAMPLERS}
+        return self._bound(own)(state, times[rows])
 
     def _bound(self, extra: dict[str, Any]) -> ModelField:
         """The field with these arguments; made anew only where they are others than last time."""

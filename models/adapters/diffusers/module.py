@@ -51,8 +51,8 @@ def from_diffusers(
     CogVideoX; ``img_ids`` and ``txt_ids`` are conditions without a batch dimension.
 
     Args:
-        module: Of one of the classes in ``pushforward.models.adapters.diffusers.FAMILIES``. Its conditions are its own
-            keyword arguments; Z-Image's captions are a tensor ``cap_feats`` [B, L, D].
+        module: A pipeline, whose network and scheduler are taken, or a module of one of the classes in
+            ``pushforward.models.adapters.diffusers.FAMILIES``. Its conditions are its own keyword arguments; Z-Image's captions are a tensor ``cap_feats`` [B, L, D].
         scheduler_config: A scheduler, its ``config``, or the contents of scheduler_config.json.
         prediction: Path, prediction and clock, instead of a scheduler.
         null: The unconditional condition. DiT's follows from its configuration; prompts have none by themselves.
@@ -73,6 +73,8 @@ def from_diffusers(
     Example:
         >>> from_diffusers(unet, {"beta_schedule": "linear", ...})  # doctest: +SKIP
     """
+    if hasattr(module, "components") and hasattr(module, "scheduler"):
+        module, scheduler_config = parts_of(module, scheduler_config)
     name = type(module).__name__
     config = getattr(module, "config", None)
     if name not in FAMILIES and isinstance(config, Mapping):
@@ -113,6 +115,21 @@ def from_diffusers(
         autocast=autocast,
     )
     return dataclasses.replace(model, null_hint=hint)
+
+
+def parts_of(pipeline: Any, scheduler: Any) -> tuple[Any, Any]:
+    """The network of a pipeline, and its scheduler unless another is given.
+
+    Raises:
+        ArgumentError: A pipeline with several networks, or none.
+    """
+    parts = {name: part for name, part in pipeline.components.items() if part is not None}
+    networks = [name for name in parts if name.rstrip("_0123456789") in ("unet", "transformer")]
+    if len(networks) != 1:
+        got, expected = ", ".join(networks) or "no unet and no transformer", "a pipeline with one network"
+        hint = "Give the module that is meant; several can be stitched together afterwards"
+        raise ArgumentError("module", got=got, expected=expected, hint=hint)
+    return parts[networks[0]], parts.get("scheduler") if scheduler is None else scheduler
 
 
 def _channels(config: Mapping[str, Any], concatenated: int) -> tuple[int, bool]:

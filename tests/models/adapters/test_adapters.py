@@ -230,7 +230,7 @@ def test_a_denoiser_is_guided_and_takes_further_arguments():
     rows = torch.tensor([1.0, 4.0])
     assert torch.equal(denoiser(x, 1.0, y=rows), 3.0 * 0.5 * rows[:, None] * x)
     fields = denoiser._field
-    denoiser(x, 2.0, y=rows)
+    denoiser(x, 2.0, y=rows, seed=3, model_options={"any": 1})  # as ComfyUI's samplers call
     assert denoiser._field is fields, "the same tensors are placed once"
     denoiser(x, 2.0, y=rows, scale=2)
     assert seen[-1] == ([1.0, 4.0, 0.0, 0.0], 2)

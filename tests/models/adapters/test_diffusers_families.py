@@ -1,6 +1,7 @@
 """Families of diffusers modules on tiny random ones: what they are told, their sign, channels and guidance scale."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -159,6 +160,24 @@ def test_channels_that_are_a_condition():
     assert from_diffusers(unet(in_channels=7, out_channels=6).eval(), DDPM, concatenated=4).split_variance
     with pytest.raises(ArgumentError, match=r"in_channels=7, out_channels=3.*concatenated=n"):
         from_diffusers(unet(in_channels=7).eval(), DDPM)
+
+
+def test_a_pipeline_brings_its_network_and_its_scheduler():
+    module = randomised(unet())
+    pipeline = diffusers.DDPMPipeline(module, diffusers.DDPMScheduler(prediction_type="v_prediction"))
+    model = from_diffusers(pipeline)
+    assert model.network is module
+    assert (model.prediction.kind, model.interpolant.levels) == ("v", 1000)
+    assert from_diffusers(pipeline, DDPM).prediction.kind == "noise"
+    for parts, message in (
+        (
+            {"transformer": module, "transformer_2": module},
+            "module: got transformer, transformer_2, expected",
+        ),
+        ({"transformer": None}, "module: got no unet and no transformer"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            from_diffusers(SimpleNamespace(components=parts, scheduler=None))
 
 
 def test_autocast_is_entered_around_the_module_alone():
