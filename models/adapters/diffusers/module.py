@@ -52,7 +52,8 @@ def from_diffusers(
 
     Args:
         module: A pipeline, whose network and scheduler are taken, or a module of one of the classes in
-            ``pushforward.models.adapters.diffusers.FAMILIES``. Its conditions are its own keyword arguments; Z-Image's captions are a tensor ``cap_feats`` [B, L, D].
+            ``pushforward.models.adapters.diffusers.FAMILIES``. Its conditions are its own keyword arguments; Z-Image's
+            captions are a tensor ``cap_feats`` [B, L, D].
         scheduler_config: A scheduler, its ``config``, or the contents of scheduler_config.json.
         prediction: Path, prediction and clock, instead of a scheduler.
         null: The unconditional condition. DiT's follows from its configuration; prompts have none by themselves.
