@@ -6,7 +6,7 @@ import dataclasses
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -15,6 +15,8 @@ from .bound import Bound, Branches, Index, Times
 from .branch_weights import BranchWeights
 from .interpolants import Interpolant
 from .predictions import Prediction
+
+Wrapper = TypeVar("Wrapper", bound="WrappedModel")
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +33,7 @@ class WrappedModel(Model):
     inner: Model = dataclasses.field(default=None, kw_only=True)  # type: ignore[assignment]  # given by around()
 
     @classmethod
-    def around(cls, inner: Model, **own: Any) -> Self:
+    def around(cls: type[Wrapper], inner: Model, **own: Any) -> Wrapper:
         """The wrapper with the network, the prediction and the conditions of ``inner``, and options of its own."""
         shared = {field.name: getattr(inner, field.name) for field in dataclasses.fields(Model)}
         return cls(**shared, **own, inner=inner)
@@ -61,7 +63,7 @@ class WrappedModel(Model):
         """See :meth:`Model.with_branches`."""
         return self.rewrapped(self.inner.with_branches(**conditions))
 
-    def rewrapped(self, inner: Model) -> Self:
+    def rewrapped(self: Wrapper, inner: Model) -> Wrapper:
         """The same wrapper around another model."""
         outer = {field.name for field in dataclasses.fields(Model)} | {"inner"}
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in outer}
