@@ -36,6 +36,7 @@ else:
     from .noise import PURPOSE_DIFFUSION as PURPOSE_DIFFUSION
     from .noise import PURPOSE_INITIAL as PURPOSE_INITIAL
     from .noise import PURPOSE_NEIGHBOUR as PURPOSE_NEIGHBOUR
+    from .noise import PURPOSE_NOISING as PURPOSE_NOISING
     from .noise import PURPOSE_PROBE as PURPOSE_PROBE
     from .noise import PURPOSE_RENOISING as PURPOSE_RENOISING
     from .noise import PURPOSE_RESAMPLING as PURPOSE_RESAMPLING

@@ -21,6 +21,7 @@ PURPOSE_ACCEPTANCE = 6  #: accept or reject decisions
 PURPOSE_USER = 7  #: free for the caller
 PURPOSE_BROWNIAN = 8  #: nodes of a Brownian path
 PURPOSE_PROBE = 9  #: directions in which a trace is estimated
+PURPOSE_NOISING = 10  #: noise put on data to see how well it is removed
 
 MAX_ELEMENTS = 2**34  #: elements of one sample that a 32-bit counter of four-element blocks can number
 
