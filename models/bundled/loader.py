@@ -10,10 +10,14 @@ from safetensors.torch import load as load_tensors
 from torch import nn
 
 from ...errors import ArgumentError, CorruptFileError, UnknownNameError
-from ..nets import DigitClassifier, DigitUNet
+from ..nets import DigitClassifier, DigitUNet, NoisyClassifier
 
 WEIGHTS = Path(__file__).parent / "weights"
-ARCHITECTURES: dict[str, type[nn.Module]] = {"DigitClassifier": DigitClassifier, "DigitUNet": DigitUNet}
+ARCHITECTURES: dict[str, type[nn.Module]] = {
+    "DigitClassifier": DigitClassifier,
+    "DigitUNet": DigitUNet,
+    "NoisyClassifier": NoisyClassifier,
+}
 
 
 def names(*, folder: str | Path = WEIGHTS) -> list[str]:
@@ -69,7 +73,7 @@ def load(
         folder: Where cards and weights lie; the package's own by default.
 
     Returns:
-        A `DigitUNet` or `DigitClassifier`.
+        A `DigitUNet`, `DigitClassifier` or `NoisyClassifier`.
 
     Raises:
         UnknownNameError: No model has that name.

@@ -1,5 +1,7 @@
 """A classifier of noisy digits, for guidance: it is told the time and the digit's class."""
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,7 +45,7 @@ class NoisyClassifier(nn.Module):
         self.time = TimeEmbedding(embedding)
         self.label = nn.Embedding(classes, embedding)
         sizes = [1, width, 2 * width, 4 * width, 4 * width]
-        pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+        pairs = list(itertools.pairwise(sizes))
         self.convolutions = nn.ModuleList([nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairs])
         self.norms = nn.ModuleList([nn.GroupNorm(GROUPS, b) for _, b in pairs])
         self.films = nn.ModuleList([nn.Linear(embedding, 2 * b) for _, b in pairs])

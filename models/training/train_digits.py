@@ -22,7 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..nets import DigitClassifier, DigitUNet
+from ..bundled.loader import ARCHITECTURES
+from ..nets import DigitUNet
 from .digits import Digits, load_digits28
 
 
@@ -66,7 +67,7 @@ RECIPES = {
 def build(recipe: Recipe) -> nn.Module:
     """The untrained network of a recipe, initialised from the recipe's seed."""
     torch.manual_seed(recipe.seed)
-    return {"DigitUNet": DigitUNet, "DigitClassifier": DigitClassifier}[recipe.architecture](**recipe.arguments)
+    return ARCHITECTURES[recipe.architecture](**recipe.arguments)
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -129,6 +130,9 @@ def class_loss(net: nn.Module, x: Tensor, label: Tensor, recipe: Recipe, generat
     return F.cross_entropy(net(augment(x, generator)), label, label_smoothing=recipe.smoothing)
 
 
+LOSSES: dict[str, Callable[..., Tensor]] = {"DigitUNet": flow_loss, "DigitClassifier": class_loss}
+
+
 class Trainer:
     """AdamW with warm-up, cosine, clipping and an exponential moving average; resumable at any checkpoint.
 
@@ -138,10 +142,12 @@ class Trainer:
         recipe: What to train.
         data: The training part of the digits.
         folder: Where `state.safetensors` is kept while training.
+        loss: Function of (network, images, labels, recipe, generator); by default that of the architecture.
     """
 
-    def __init__(self, recipe: Recipe, data: Digits, folder: Path) -> None:
+    def __init__(self, recipe: Recipe, data: Digits, folder: Path, loss: Callable[..., Tensor] | None = None) -> None:
         """Builds network and optimiser and resumes from the folder's checkpoint if there is one."""
+        self.loss = LOSSES[recipe.architecture] if loss is None else loss
         self.recipe, self.data, self.state = recipe, data, folder / "state.safetensors"
         self.net = build(recipe).train()
         self.parameters = dict(self.net.named_parameters())
@@ -155,10 +161,9 @@ class Trainer:
 
     def train(self, report_every: int = 100, save_every: int = 500) -> None:
         """Runs to the last step, printing the mean loss and the images a second; saves a checkpoint now and then."""
-        loss_of = flow_loss if self.recipe.architecture == "DigitUNet" else class_loss
         total, since, began = 0.0, self.step, time.perf_counter()
         while self.step < self.recipe.steps:
-            total += self._advance(loss_of)
+            total += self._advance()
             if self.step % report_every == 0:
                 now = time.perf_counter()
                 rate = (self.step - since) * self.recipe.batch / (now - began)
@@ -167,14 +172,14 @@ class Trainer:
             if self.step % save_every == 0:
                 self._save()
 
-    def _advance(self, loss_of: Callable[..., Tensor]) -> float:
+    def _advance(self) -> float:
         recipe, step = self.recipe, self.step
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + 500_009 + step)
         rows = batch_rows(len(self.data), recipe.batch, recipe.seed, step)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(recipe, step)
         self.optimiser.zero_grad(set_to_none=True)
-        loss = loss_of(self.net, self.data.images[rows], self.data.labels[rows], recipe, generator)
+        loss = self.loss(self.net, self.data.images[rows], self.data.labels[rows], recipe, generator)
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters.values(), recipe.clip)
         self.optimiser.step()

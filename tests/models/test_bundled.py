@@ -17,7 +17,6 @@ from pushforward.models.training.train_digits import (
     Trainer,
     batch_rows,
     draw_times,
-    flow_loss,
     learning_rate,
 )
 
@@ -192,7 +191,7 @@ def test_an_interrupted_training_ends_where_the_uninterrupted_does(tmp_path):
     whole, first = (Trainer(recipe, data, tmp_path / folder) for folder in ("whole", "parts"))
     whole.train()
     for _ in range(3):
-        first._advance(flow_loss)
+        first._advance()
     first._save()
     second = Trainer(recipe, data, tmp_path / "parts")
     assert second.step == 3
