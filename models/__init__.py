@@ -21,6 +21,10 @@ else:
     from .bound import Bound as Bound
     from .branch_weights import BranchWeights as BranchWeights
     from .bundled import card as card
+    from .classification import Classification as Classification
+    from .classification import Stages as Stages
+    from .classification import classify as classify
+    from .classification import denoising_errors as denoising_errors
     from .clocks import Clock as Clock
     from .clocks import FunctionClock as FunctionClock
     from .clocks import IndexClock as IndexClock
@@ -53,6 +57,9 @@ else:
     from .kinds import VelocityPrediction as VelocityPrediction
     from .kinds import VPrediction as VPrediction
     from .latents import LatentCodec as LatentCodec
+    from .minority import minority_edges as minority_edges
+    from .minority import minority_labels as minority_labels
+    from .minority import minority_score as minority_score
     from .oracles import CouplingOracle as CouplingOracle
     from .oracles import GaussianOracle as GaussianOracle
     from .oracles import MixtureOracle as MixtureOracle

@@ -28,7 +28,7 @@ def names(*, folder: str | Path = WEIGHTS) -> list[str]:
 
     Example:
         >>> names()
-        ['digits28-base', 'digits28-classifier-a', 'digits28-classifier-b', 'digits28-small']
+        ['digits28-base', 'digits28-classifier-a', 'digits28-classifier-b', 'digits28-minority', 'digits28-small']
     """
     return sorted(path.stem for path in Path(folder).glob("*.json"))
 

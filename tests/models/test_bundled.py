@@ -20,7 +20,7 @@ from pushforward.models.training.train_digits import (
     learning_rate,
 )
 
-NAMES = ["digits28-base", "digits28-classifier-a", "digits28-classifier-b", "digits28-small"]
+NAMES = ["digits28-base", "digits28-classifier-a", "digits28-classifier-b", "digits28-minority", "digits28-small"]
 VELOCITIES = ["digits28-base", "digits28-small"]
 
 

@@ -1,0 +1,129 @@
+"""Scores and levels of rarity, and guidance towards the rare, on a mixture of a common and a rare component."""
+
+import math
+
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from pushforward.errors import ArgumentError, DtypeError, NotFiniteError, ShapeError
+from pushforward.models import MixtureOracle, adapt
+from pushforward.models.minority import minority_edges, minority_labels, minority_score, squared_error
+
+DOUBLE = torch.float64
+
+
+def rare_and_common(path="linear"):
+    return MixtureOracle([0.95, 0.05], [[-1.0, 0.0], [1.0, 0.0]], 0.09, path)
+
+
+# --- the score -------------------------------------------------------------------------------------------------------
+
+
+def test_scores_tell_the_rare_from_the_common():
+    """B2, at alpha^2 = .9, .5, .2, .05 of a variance-preserving path: score ratio, and correlation with -log p.
+
+    Measured: 1.6, 10.5, 17.2, 19.7 and .74, .88, .92, .94; about 100 rare points make a ratio uncertain by a tenth.
+    """
+    oracle = rare_and_common("vp")
+    x = oracle.sample(2000, seed=1)
+    rare = oracle.responsibilities(x, 1.0)[:, 1] > 0.5
+    ratios, correlations = [], []
+    for level in (0.9, 0.5, 0.2, 0.05):
+        t = oracle.interpolant.time_at_noise_ratio(math.sqrt((1 - level) / level))
+        score = minority_score(oracle.model(), x, t, max_rows=2000)
+        ratios.append(float(score[rare].mean() / score[~rare].mean()))
+        correlations.append(spearmanr(score, -oracle.log_prob(x)).statistic)
+    assert ratios == pytest.approx([1.5, 9.8, 16.5, 19.0], rel=0.3)
+    assert correlations == pytest.approx([0.71, 0.87, 0.92, 0.94], abs=0.05)
+    assert ratios[2] > 5
+    assert correlations[2] > 0.8
+
+
+def test_a_score_is_that_of_its_sample_and_of_nothing_else():
+    oracle = rare_and_common()
+    x, model = oracle.sample(7, seed=2), oracle.model("noise")
+    whole = minority_score(model, x, 0.4)
+    assert whole.dtype == DOUBLE
+    assert torch.equal(minority_score(model, x, 0.4, max_rows=3), whole)
+    order = torch.tensor([5, 1])
+    assert torch.equal(minority_score(model, x[order], 0.4, samples=order), whole[order])
+    parts = [minority_score(model, x, 0.4, draws=n) * n for n in (1, 2)]
+    assert (parts[1] > parts[0]).all(), "draws are added, and none is drawn twice"
+    assert not torch.equal(minority_score(model, x, 0.4, seed=1), whole)
+    other = minority_score(oracle.model("velocity"), x, 0.4)
+    assert (other - whole).abs().max() < 1e-12
+
+
+def test_distance_condition_and_bounds_are_used():
+    model = adapt(lambda x, t, level: level[:, None] + 0 * x, "denoised", "linear")
+    x, condition = torch.zeros(2, 3), {"level": torch.tensor([0.5, 4.0])}
+    assert minority_score(model, x, 0.5, condition=condition).tolist() == [0.25, 16.0]
+    assert minority_score(model, x, 0.5, condition=condition, max_rows=1).tolist() == [0.25, 16.0]
+    assert minority_score(model, x, 0.5, condition=condition, clip=(-1.0, 1.0)).tolist() == [0.25, 1.0]
+    largest = minority_score(model, x, 0.5, condition=condition, distance=lambda x, y: (x - y).abs().amax(1))
+    assert largest.tolist() == [0.5, 4.0]
+    half = squared_error(torch.full((1, 3), 200.0, dtype=torch.float16), torch.zeros(1, 3, dtype=torch.float16))
+    assert half.tolist() == [40000.0]
+
+
+# --- levels ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "bins"), [(2, 2), (12, 4), (100, 100), (103, 7), (4500, 100)])
+def test_levels_hold_equally_many_scores(count, bins):
+    scores = torch.randperm(count, generator=torch.Generator().manual_seed(0)).double()
+    labels = minority_labels(scores, bins)
+    sizes = labels.bincount(minlength=bins)
+    assert int(sizes.max() - sizes.min()) <= (count % bins > 0)
+    assert (labels[scores.argsort()].diff() >= 0).all()
+    assert torch.equal(minority_labels(scores, minority_edges(scores, bins)), labels)
+
+
+def test_equal_scores_share_a_level_and_an_edge_belongs_below():
+    scores = torch.tensor([1.0, 2.0, 2.0, 2.0, 3.0, 3.0, 4.0, 5.0])
+    labels = minority_labels(scores, 2)
+    assert minority_edges(scores, 2).tolist() == [2.0]
+    assert labels.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    with pytest.raises(ArgumentError, match="scores: got no score in bin 1: 5 of 8 scores are distinct"):
+        minority_labels(scores, 4)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "said"),
+    [
+        (lambda s: minority_edges(s, 1), ArgumentError, "bins: got 1, expected an integer of at least 2"),
+        (lambda s: minority_edges(s, 2.0), ArgumentError, "bins: got 2.0"),
+        (lambda s: minority_edges(s, 5), ArgumentError, "bins: got 5, expected at most 4, the number of scores"),
+        (lambda s: minority_labels(s[None], 2), ShapeError, "scores: got torch.float32 .1, 4."),
+        (lambda s: minority_labels(s.long(), 2), ShapeError, "scores: got torch.int64 .4., expected floating-point"),
+        (lambda s: minority_labels(s / 0, 2), NotFiniteError, "scores: got nan for sample 0"),
+        (lambda s: minority_labels(s, torch.tensor([2.0, 1.0])), ArgumentError, "edges: got .2.0, 1.0., expected numb"),
+    ],
+)
+def test_bad_scores(call, error, said):
+    with pytest.raises(error, match=said):
+        call(torch.arange(4.0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"draws": 0}, ArgumentError, "draws: got 0, expected an integer of at least 1"),
+        ({"t": 1.0}, ArgumentError, "t: got 1.0, expected 0 < t < 1"),
+        ({"clip": (1.0, -1.0)}, ArgumentError, "clip: got"),
+        (
+            {"distance": lambda x, y: x - y},
+            ShapeError,
+            "distance: got .3, 2., expected .3., one number for each sample",
+        ),
+        ({"distance": lambda x, y: 1.0}, ShapeError, "distance: got float, expected .3."),
+        ({"distance": lambda x, y: (x - y)[:, 0] / 0}, NotFiniteError, "distance: got .* for sample 0"),
+        ({"data": torch.zeros(3, 2, dtype=torch.int32)}, DtypeError, "data: got torch.int32"),
+        ({"model": rare_and_common()}, ArgumentError, "model: got MixtureOracle, expected a Model"),
+    ],
+)
+def test_bad_input(changes, error, said):
+    given = {"model": rare_and_common().model(), "data": torch.ones(3, 2), "t": 0.3} | changes
+    with pytest.raises(error, match=said):
+        minority_score(given.pop("model"), given.pop("data"), given.pop("t"), **given)
