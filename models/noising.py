@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from ..errors import ArgumentError, DtypeError, ShapeError
-from ..kernels import PURPOSE_NOISING, Draw, normal
+from ..kernels import PURPOSE_NOISING, Draw, combine, normal
 from .adapter import Model
 
 
@@ -16,6 +17,11 @@ def keyed_noise(x: Tensor, seed: int, draw: int, samples: Tensor) -> Tensor:
     """Standard normals like x for draw number ``draw`` of samples ``samples``, int64 [B] on the CPU."""
     key = Draw(PURPOSE_NOISING, draw)
     return normal(tuple(x.shape), seed=seed, draw=key, samples=samples.to(x.device), dtype=x.dtype, device=x.device)
+
+
+def noised(x: Tensor, noise: Tensor, alpha: float, sigma: float) -> Tensor:
+    """``alpha x + sigma noise``, in one pass."""
+    return cast(Tensor, combine([x, noise], (alpha, sigma)))
 
 
 def check_data(name: str, x: Tensor, samples: Tensor | None) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -122,7 +122,7 @@ def _errors_of_rows(
     batch, kept = chosen.shape
     rows = np.arange(begin, end)
     first, last = begin // kept, (end - 1) // kept  # noised samples, which their candidates share
-    noised, noise = _noised(field.model, x, times, draws, key, first, last)
+    noised, noise = _noised(cast(Model, field.model), x, times, draws, key, first, last)
     which = torch.from_numpy(rows // kept - first).to(x.device)
     pair, sample = rows // (kept * batch), rows // kept % batch
     candidate = chosen[torch.from_numpy(sample), torch.from_numpy(rows % kept)]
@@ -156,7 +156,7 @@ def _noised(
         alpha, sigma, _, _ = model.interpolant(float(times[pair]))
         weights.append(torch.tensor([[alpha, sigma]], dtype=torch.float64).expand(len(data[-1]), 2))
     eps = torch.cat(noise)
-    return combine([torch.cat(data), eps], torch.cat(weights)), eps
+    return cast(Tensor, combine([torch.cat(data), eps], torch.cat(weights))), eps
 
 
 def _chosen(candidates: Tensor | None, batch: int, count: int) -> Tensor:

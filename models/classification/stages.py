@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 from ...errors import ArgumentError
 
@@ -80,7 +81,7 @@ def as_stages(stages: Stages | int | Iterable[tuple[int, int]]) -> Stages:
     if isinstance(stages, numbers.Integral):
         return Stages((int(stages),), (1,))
     try:
-        rows = [(n, k) for n, k in stages]
+        rows = [(n, k) for n, k in cast(Iterable[tuple[int, int]], stages)]
     except (TypeError, ValueError) as error:
         expected = "Stages, a number of pairs, or (pairs, keep) for each stage"
         raise ArgumentError("stages", got=repr(stages), expected=expected) from error

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from ...errors import ArgumentError, NotFiniteError, ShapeError
-from ...kernels import combine
 from ..adapter import Model
 from ..fields import ModelField
-from ..noising import check_data, check_gaussian, check_rows_a_call, keyed_noise
+from ..noising import check_data, check_gaussian, check_rows_a_call, keyed_noise, noised
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -96,8 +95,7 @@ def minority_score(
     for rows in torch.arange(data.shape[0]).split(max_rows):
         x, of_rows = data[rows[0] : rows[-1] + 1], field.rows(rows)
         for draw in range(draws):
-            noised = combine([x, keyed_noise(x, seed, draw, ids[rows])], (alpha, sigma))
-            clean = of_rows(noised, t)
+            clean = of_rows(noised(x, keyed_noise(x, seed, draw, ids[rows]), alpha, sigma), t)
             far = distance(x, clean if clip is None else clean.clamp(*clip))
             if not isinstance(far, Tensor) or far.shape != (len(x),):
                 got = list(far.shape) if isinstance(far, Tensor) else type(far).__name__

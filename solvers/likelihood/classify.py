@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from ...errors import ArgumentError, UnknownNameError
-from ...kernels import combine
 from ...models import Model
 from ...models.classification.candidates import candidate_count
-from ...models.noising import check_data, check_gaussian, check_rows_a_call, keyed_noise
+from ...models.noising import check_data, check_gaussian, check_rows_a_call, keyed_noise, noised
 from .ends import ends
 from .log_density import log_density
 
@@ -131,4 +130,4 @@ def noisy(
         return x, None
     time = model.interpolant.time_at_noise_ratio(noise_ratio)
     alpha, sigma, _, _ = model.interpolant(time)
-    return combine([x, keyed_noise(x, seed, 0, ids)], (alpha, sigma)), (time, ends(model, None).base)
+    return noised(x, keyed_noise(x, seed, 0, ids), alpha, sigma), (time, ends(model, None).base)
