@@ -22,12 +22,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--samples", type=int, default=200, help="a multiple of ten")
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--scales", type=float, nargs="+", default=[0.0, 1.0, 2.0, 3.5, 8.0])
-    parser.add_argument("--guidance", type=float, default=1.0, help="of the class, beside that of rarity")
+    parser.add_argument("--scales", type=float, nargs="+", default=[0.0, 1.0, 3.5, 8.0])
+    parser.add_argument("--guidance", type=float, default=1.5, help="of the class, beside that of rarity")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     if options.quick:
-        options.samples, options.steps, options.scales = 20, 4, [0.0, 8.0]
+        options.samples, options.steps, options.scales = 10, 3, [0.0, 8.0]
     name = "digits28-small" if options.quick else "digits28-base"
     model, rarity = pf.models.load(name), bundled.load("digits28-minority")
     judge, t = bundled.load("digits28-classifier-b"), bundled.card("digits28-minority")["score"]["t"]

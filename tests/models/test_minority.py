@@ -188,7 +188,7 @@ def test_guidance_draws_the_rare():
     shares, surprises = [], []
     for scale in (0.0, 1.0, 3.5):
         model = MinorityGuided.around(oracle.model(), classifier=exact_classifier(oracle), scale=scale, start=0.0)
-        x = pf.sample(model, (1000, 2), solver="heun", steps=40, dtype=DOUBLE)
+        x = pf.sample(model, (1000, 2), solver="heun", steps=24, dtype=DOUBLE)
         shares.append(float((oracle.responsibilities(x, 1.0)[:, 1] > 0.5).double().mean()))
         surprises.append(float(-oracle.log_prob(x).mean()))
     assert shares[0] == pytest.approx(0.05, abs=0.03)
