@@ -36,7 +36,7 @@ def digits(count: int, quick: bool) -> tuple[Tensor, Tensor, Tensor, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--images", type=int, default=50)
+    parser.add_argument("--images", type=int, default=40)
     parser.add_argument("--model", default="digits28-base")
     parser.add_argument("--likelihood", type=int, default=4, help="digits to classify by exact likelihood, too")
     parser.add_argument("--probes", type=int, default=4)
