@@ -181,7 +181,7 @@ class BoundComposition(Bound):
         network = self.network(owner)
         if owner == CONDITIONAL:
             return network.answer(x, t, branches)
-        if isinstance(t, float):
+        if not isinstance(t, np.ndarray):
             known = self.conversion(owner, t)
             source = x if known.scale == 1 else single([x], [known.scale])
             outputs = network.answer(source, t, branches)
