@@ -3,6 +3,7 @@
 if __name__ == "models":  # on sys.path by accident: look like an unrelated, empty module
     __version__ = "0"
 else:
+    from . import reuse as reuse
     from . import verifiers as verifiers
     from .adapter import Model as Model
     from .adapter import adapt as adapt

@@ -104,6 +104,24 @@ class Plan:
         """Whether any step draws noise."""
         return any(isinstance(i, Combine) and i.draws for i in self.instructions)
 
+    @cached_property
+    def carried(self) -> int:
+        """How many tensors besides one, the state, live on from earlier steps where a step first evaluates.
+
+        0 for one-step methods, except those that perturb the state before they evaluate (ShARK: 1); at least 1 for
+        multistep ones. Raises :class:`PlanError` before :meth:`lower`, as evaluations then have several outputs.
+        """
+        if self.stage == "quantities":
+            raise PlanError("plan.stage", got=repr(self.stage), expected="a lowered plan", hint="Call lower()")
+        last = {register: i for i, instruction in enumerate(self.instructions) for register in reads(instruction)}
+        live, step, most = {self.start}, 0, 0
+        for position, instruction in enumerate(self.instructions):
+            if isinstance(instruction, Evaluate) and instruction.step > step:
+                step = instruction.step
+                most = max(most, sum(last.get(register, -1) > position for register in live) - 1)
+            live.update(writes(instruction))
+        return most
+
     @property
     def boundaries(self) -> tuple[Boundary, ...]:
         """The marked ends of steps."""

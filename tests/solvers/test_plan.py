@@ -14,6 +14,7 @@ from pushforward.kernels import Draw
 from pushforward.models import Linear, prediction
 from pushforward.solvers import Expression, Plan
 from pushforward.solvers.plan import Boundary, Combine, Evaluate
+from pushforward.solvers.plan.chain import chain
 from pushforward.solvers.plan.expression import combine_of, expressions
 
 GRID = [0.1 + 0.1 * i for i in range(9)]
@@ -214,6 +215,18 @@ def test_a_noise_network_is_never_called_where_alpha_vanishes(kind: str) -> None
 
 
 # --- errors ----------------------------------------------------------------------------------------------------
+
+
+def test_what_steps_carry_besides_the_state() -> None:
+    for name in "euler ddim euler_maruyama dpmpp_2m dpm_solver_2m deis_tab3 lms".split():
+        plan = lowered(name)
+        remembers = any(link.first < index for index, link in enumerate(chain(plan)))
+        assert [bool(p.carried) for p in (plan, plan.optimise(), plan.optimise(replace=True))] == [remembers] * 3, name
+    for name in " ".join(STAGES.values()).split():
+        expected = int(name[3:]) - 1 if name.startswith("abm") else 0
+        assert lowered(name).optimise().carried == expected, name
+    with pytest.raises(PlanError, match="a lowered plan"):
+        _ = solvers.plan(ALL["euler"], GRID, Linear()).carried
 
 
 def test_stages_come_in_order() -> None:

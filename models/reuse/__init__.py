@@ -1,0 +1,32 @@
+"""Reuse of computation between the evaluations of a run, by taps on submodules; no network is forked."""
+
+from .decisions import Decision as Decision
+from .features import BoundFeatures as BoundFeatures
+from .features import FeatureCache as FeatureCache
+from .modes import AddResidual as AddResidual
+from .modes import Gather as Gather
+from .modes import Hold as Hold
+from .modes import Record as Record
+from .modes import RecordResidual as RecordResidual
+from .modes import Scatter as Scatter
+from .newton import newton_weights as newton_weights
+from .policies import FASTER_DIFFUSION_KEYS as FASTER_DIFFUSION_KEYS
+from .policies import Accumulated as Accumulated
+from .policies import FirstBlock as FirstBlock
+from .policies import Interval as Interval
+from .policies import MagnitudeRatio as MagnitudeRatio
+from .policies import ReusePolicy as ReusePolicy
+from .policies import Static as Static
+from .prior_noise import PriorNoise as PriorNoise
+from .schedule import Schedule as Schedule
+from .stacks import BoundResiduals as BoundResiduals
+from .stacks import ResidualCache as ResidualCache
+from .state import RunState as RunState
+from .taps import Call as Call
+from .taps import Mode as Mode
+from .taps import Taps as Taps
+from .unets import UNETS as UNETS
+from .unets import DeepCache as DeepCache
+from .unets import EncoderPropagation as EncoderPropagation
+from .unets import Parts as Parts
+from .unets import parts as parts
