@@ -147,9 +147,10 @@ class Gather:
     def __call__(self, call: Call) -> Any:
         """The output with ``n`` tokens."""
         output = call.run(*call.args, **call.kwargs)
-        if self.index is None:
+        index = self.index
+        if index is None:
             return output
-        return map_tensors(lambda leaf: leaf.gather(self.dim, token_index(self.index, leaf, self.dim)), output)
+        return map_tensors(lambda leaf: leaf.gather(self.dim, token_index(index, leaf, self.dim)), output)
 
 
 @dataclass(frozen=True)

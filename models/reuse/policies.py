@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from ...errors import ArgumentError
 
 FASTER_DIFFUSION_KEYS = (0, 1, 2, 3, 5, 10, 15, 25, 35)
 """Key steps for 50 steps of Stable Diffusion (Li et al. 2023, Faster Diffusion, authors' code)."""
+
+
+Reference: TypeAlias = Literal["last", "computed"] | None
 
 
 class ReusePolicy(Protocol):
@@ -23,7 +26,7 @@ class ReusePolicy(Protocol):
             "computed" one, or None for policies that look at nothing.
     """
 
-    reference: ClassVar[Literal["last", "computed"] | None]
+    reference: ClassVar[Reference]
 
     def check(self, count: int) -> None:
         """Refuse a run of ``count`` evaluations that the policy was not made for."""
@@ -56,7 +59,7 @@ class Static:
     """
 
     steps: tuple[int, ...]
-    reference: ClassVar[None] = None
+    reference: ClassVar[Reference] = None
 
     def __post_init__(self) -> None:
         steps = tuple(self.steps)
@@ -98,7 +101,7 @@ class Interval:
 
     every: int
     warmup: int = 0
-    reference: ClassVar[None] = None
+    reference: ClassVar[Reference] = None
 
     def __post_init__(self) -> None:
         for name, value, least in (("every", self.every, 1), ("warmup", self.warmup, 0)):
@@ -136,7 +139,7 @@ class Accumulated:
 
     threshold: float
     polynomial: tuple[float, ...] = (1.0, 0.0)
-    reference: ClassVar[Literal["last"]] = "last"
+    reference: ClassVar[Reference] = "last"
 
     def __post_init__(self) -> None:
         _at_least_zero("threshold", self.threshold)
@@ -172,7 +175,7 @@ class FirstBlock:
     """
 
     threshold: float
-    reference: ClassVar[Literal["computed"]] = "computed"
+    reference: ClassVar[Reference] = "computed"
 
     def __post_init__(self) -> None:
         _at_least_zero("threshold", self.threshold)
@@ -212,7 +215,7 @@ class MagnitudeRatio:
     longest: int = 3
     warmup: float = 0.2
     interpolate: bool = False
-    reference: ClassVar[None] = None
+    reference: ClassVar[Reference] = None
 
     def __post_init__(self) -> None:
         if not len(self.table):

@@ -5,16 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from ...errors import UnknownNameError
 from ..adapter import Model
 from .features import FeatureCache
-
-if TYPE_CHECKING:
-    from typing import Self
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,7 @@ class EncoderPropagation(FeatureCache):
     ahead: bool = dataclasses.field(default=True, kw_only=True)
 
     @classmethod
-    def around(cls, inner: Model, **own: Any) -> Self:
+    def around(cls, inner: Model, **own: Any) -> EncoderPropagation:
         """See :meth:`WrappedModel.around`; ``hold`` is the encoder, if it is not given."""
         return super().around(inner, **_held(inner, own, "encoder"))
 
@@ -116,7 +113,7 @@ class DeepCache(FeatureCache):
     """
 
     @classmethod
-    def around(cls, inner: Model, **own: Any) -> Self:
+    def around(cls, inner: Model, **own: Any) -> DeepCache:
         """See :meth:`WrappedModel.around`; ``hold`` are the deep blocks, if it is not given."""
         return super().around(inner, **_held(inner, own, "deep"))
 
