@@ -1,7 +1,7 @@
 """Faster Diffusion (Li et al. 2023): the encoder of a UNet runs at some steps, its features serve the others.
 
-Draws digits in 50 DDIM steps with the encoder at nine or thirteen of them: with the paper's keys and even ones, held as in
-the paper and extrapolated in time. All cases take turns on every batch, so that a busy machine slows all of them.
+Draws digits in 50 DDIM steps with the encoder at nine or thirteen of them: with the paper's keys and even ones, held
+as in the paper and extrapolated in time. All cases take turns on every batch, so that a busy machine slows all of them.
 """
 
 from __future__ import annotations

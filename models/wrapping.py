@@ -99,6 +99,11 @@ class BoundWrapped(Bound):
         """What each branch is bound to."""
         return self.inner.conditions
 
+    @property
+    def stateful(self) -> bool:
+        """Whether an answer depends on earlier calls; a subclass that keeps state for its rows says so."""
+        return self.inner.stateful
+
     def answer(self, x: Tensor, t: Times, branches: Branches) -> tuple[Tensor, ...]:
         """What the model inside answers."""
         return self.inner.answer(x, t, branches)

@@ -158,6 +158,11 @@ class BoundComposition(Bound):
         """What each branch is bound to."""
         return {branch: self.network(owner).conditions[own] for branch, (owner, own) in self.owners.items()}
 
+    @property
+    def stateful(self) -> bool:
+        """Whether an answer of any of the networks depends on earlier calls."""
+        return self.lead.stateful or any(member.stateful for member in self.members.values())
+
     def network(self, owner: str) -> Bound:
         """The leading network, or a member."""
         return self.lead if owner == CONDITIONAL else self.members[owner]

@@ -116,6 +116,11 @@ class BoundFeatures(BoundWrapped):
         )
 
     @property
+    def stateful(self) -> bool:
+        """See :attr:`Bound.stateful`."""
+        return True
+
+    @property
     def log(self) -> list[Decision]:
         """What was decided so far, evaluation by evaluation; those that are not in the schedule are not listed."""
         return self.decisions.log

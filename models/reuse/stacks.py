@@ -130,6 +130,11 @@ class BoundResiduals(BoundWrapped):
         self._ratios: dict[tuple[int, Pass], Tensor] = {}
 
     @property
+    def stateful(self) -> bool:
+        """See :attr:`Bound.stateful`."""
+        return True
+
+    @property
     def log(self) -> list[Decision]:
         """What was decided so far; those that are not in the schedule are not listed."""
         return self.decisions.log

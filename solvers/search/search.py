@@ -208,6 +208,12 @@ def make_task(
     check_starts_at_noise(lowered, "grid", "one that starts at noise")
     place = network_device(model) if device is None else torch.device(device)
     network = model.bind(condition, null, guidance)
+    if network.stateful:
+        raise ArgumentError(
+            "model",
+            got=f"{type(model).__name__}, whose answers depend on earlier calls",
+            expected="one that answers each call for itself: particles change places, and calls are split",
+        )
     network.check_rows(sizes[0])
     if context is None and condition is not None:  # what has no batch is the network's alone
         context = {key: value for key, value in condition.items() if key not in model.shared}

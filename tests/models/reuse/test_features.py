@@ -177,6 +177,13 @@ def test_other_rows_are_refused_and_selected_ones_start_anew() -> None:
     assert bound.select([0]).evaluate(start()[:1], 0.02)[0].shape == (1, 1, 28, 28)
 
 
+def test_searches_refuse_what_remembers_rows() -> None:
+    model = cached(reuse.Interval(2), run={"solver": "euler", "steps": 4})
+    with pytest.raises(ArgumentError, match="whose answers depend on earlier calls"):
+        pf.search(model, lambda x, context: x.flatten(1).sum(1), 20, shape=(1, 1, 28, 28), condition={"label": 3})
+    assert not digits().bind().stateful
+
+
 # --- diffusers ---------------------------------------------------------------------------------------------------
 
 
