@@ -98,9 +98,11 @@ class RunState:
     def put(self, call: Call, value: Any) -> None:
         """Remember ``value`` for this call; the oldest is forgotten beyond ``keep``."""
         self._check()
-        versions = tuple(0 if leaf.is_inference() else leaf._version for leaf in tensors(value))
+        leaves = (value,) if isinstance(value, Tensor) else tensors(value)
+        versions = tuple([0 if leaf.is_inference() else leaf._version for leaf in leaves])
         kept = self._slots.setdefault((self.branches, call.name, call.number), [])
-        kept[:] = [old for old in kept if old.index < self.index]
+        while kept and kept[-1].index >= self.index:
+            kept.pop()
         kept.append(Kept(self.index, self.places[0], value, call.rows, versions))
         del kept[: -self.keep]
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from torch import nn
+from torch import Tensor, nn
 
 from ...errors import ArgumentError, UnknownNameError
 from .outputs import tensors
@@ -41,6 +40,9 @@ class Call:
     @property
     def rows(self) -> int | None:
         """First dimension of the first tensor that it was called with."""
+        first = self.args[0] if self.args else None
+        if isinstance(first, Tensor) and first.ndim:
+            return first.shape[0]
         sizes = (leaf.shape[0] for leaf in tensors((self.args, self.kwargs)) if leaf.ndim)
         return next(sizes, None)
 
@@ -51,6 +53,22 @@ class Mode(Protocol):
     def __call__(self, call: Call) -> Any:
         """The module's output, made with ``call.run(*call.args, **call.kwargs)`` or without."""
         ...
+
+
+class Patch:
+    """What stands in the place of a module's ``forward`` inside the block; ``__wrapped__`` is what stood there."""
+
+    __slots__ = ("__wrapped__", "mode", "module", "name", "taps")
+
+    def __init__(self, taps: Taps, name: str, module: nn.Module, mode: Mode, run: Callable[..., Any]) -> None:
+        self.taps, self.name, self.module, self.mode, self.__wrapped__ = taps, name, module, mode, run
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The mode's output; in another thread, the module's own."""
+        number = self.taps.count(self.name)
+        if number is None:
+            return self.__wrapped__(*args, **kwargs)
+        return self.mode(Call(self.name, number, self.module, self.__wrapped__, args, kwargs))
 
 
 class Taps:
@@ -88,7 +106,7 @@ class Taps:
         self._modules = dict(module.named_modules(remove_duplicate=False))
         self._modes: dict[str, Mode] = {}
         self._entered: int | None = None
-        self._patches: list[tuple[str, Any, Any]] = []
+        self._patches: list[tuple[str, Any, Patch]] = []
         self._calls: dict[str, int] = {}
 
     @property
@@ -147,17 +165,16 @@ class Taps:
         for name, mode in self._modes.items():
             module = self._modules[name]
             own = vars(module).get("forward")
-            patched = self._patched(name, module, mode, module.forward)
-            module.forward = patched
-            self._patches.append((name, own, patched))
+            patch = vars(module)["forward"] = Patch(self, name, module, mode, module.forward)
+            self._patches.append((name, own, patch))
         return self
 
     def __exit__(self, *_: object) -> None:
         foreign = []
         try:
-            for name, own, patched in reversed(self._patches):
+            for name, own, patch in reversed(self._patches):
                 attributes = vars(self._modules[name])
-                if attributes.get("forward") is not patched:
+                if attributes.get("forward") is not patch:
                     foreign.append(name)
                 elif own is None:
                     del attributes["forward"]
@@ -173,15 +190,16 @@ class Taps:
                 f"tap {foreign[0]!r}", got="another tool's patch", expected="our own, to remove it", hint=hint
             )
 
-    def _patched(self, name: str, module: nn.Module, mode: Mode, run: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(run)  # for those who ask a forward for its signature
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            if self._entered is None:
-                raise ArgumentError(f"tap {name!r}", got="a use after exit", expected="the module's own forward")
-            if threading.get_ident() != self._entered:
-                return run(*args, **kwargs)
-            number = self._calls[name]
-            self._calls[name] = number + 1
-            return mode(Call(name, number, module, run, args, kwargs))
+    def count(self, name: str) -> int | None:
+        """How many calls of a tapped module came before, counting this one from now on; None in another thread.
 
-        return forward
+        Raises:
+            ArgumentError: After the block.
+        """
+        if self._entered is None:
+            raise ArgumentError(f"tap {name!r}", got="a use after exit", expected="the module's own forward")
+        if threading.get_ident() != self._entered:
+            return None
+        number = self._calls[name]
+        self._calls[name] = number + 1
+        return number
