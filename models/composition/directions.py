@@ -34,7 +34,7 @@ class Directions(BranchWeights):
         Dalva & Yanardag 2023, NoiseCLR, eq. 6 and 7.
 
     Example:
-        >>> Directions({"smile": 2.0, "age": 1.0}, windows={"age": (0.5, 1.0)}, base=0.0).weights_at(0.25)
+        >>> Directions({"smile": 2.0, "age": 1.0}, windows={"age": (0.5, 1.0)}, in_="t", base=0.0).weights_at(0.25)
         {'null': -1.0, 'smile': 2.0}
     """
 
