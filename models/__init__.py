@@ -45,6 +45,24 @@ else:
     from .discrete import DiscreteDDPM as DiscreteDDPM
     from .fields import ModelField as ModelField
     from .guidance import Guidance as Guidance
+    from .guided import APG as APG
+    from .guided import CFGZero as CFGZero
+    from .guided import ClassLogLikelihood as ClassLogLikelihood
+    from .guided import DynamicThreshold as DynamicThreshold
+    from .guided import GradientGuidance as GradientGuidance
+    from .guided import GramRule as GramRule
+    from .guided import GuidedModel as GuidedModel
+    from .guided import KnownPixels as KnownPixels
+    from .guided import MagnitudeAware as MagnitudeAware
+    from .guided import NoiseExperts as NoiseExperts
+    from .guided import Plain as Plain
+    from .guided import Projection as Projection
+    from .guided import Rescale as Rescale
+    from .guided import SteeringLoss as SteeringLoss
+    from .guided import Tangential as Tangential
+    from .guided import guided as guided
+    from .guided import residual as residual
+    from .guided import steered as steered
     from .interpolants import Coefficients as Coefficients
     from .interpolants import Interpolant as Interpolant
     from .interpolants import Linear as Linear

@@ -1,0 +1,55 @@
+"""The log-likelihood of a class, for gradient guidance and steering."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import ShapeError
+from ..bound import Times
+from .experts import NoiseExperts
+
+
+@dataclass(frozen=True)
+class ClassLogLikelihood:
+    r"""The log-probability of a label under a classifier: :math:`\log p(y | x) = z_y - \log \sum_k e^{z_k}`.
+
+    Use it as ``log_likelihood`` of :class:`GradientGuidance` with ``observed={"label": labels}``; its negative is a
+    loss of :func:`steered`. Logits are widened to float32 first: in half precision exponentials
+    underflow.
+
+    Args:
+        classifier: Returns logits [B, K]: called as ``classifier(x)``, as ``classifier(x, t)`` if ``timed``; or
+            :class:`NoiseExperts` of such.
+        timed: Whether the classifier takes our time, a float or float64 [B] on the host.
+        prepare: What its input is made of the state, for instance ``lambda x: (x + 1) / 2``: a property of the
+            network, which teachers and students share.
+
+    Raises:
+        ShapeError: When called, logits that are not [B, K].
+
+    Example:
+        >>> even = ClassLogLikelihood(lambda x: torch.zeros(len(x), 4))
+        >>> even(torch.zeros(2, 3), 0.5, label=torch.tensor([0, 3])).exp()
+        tensor([0.2500, 0.2500])
+    """
+
+    classifier: Callable[..., Tensor]
+    timed: bool = False
+    prepare: Callable[[Tensor], Tensor] | None = None
+
+    def __call__(self, x: Tensor, t: Times, label: Tensor) -> Tensor:
+        """Log-probabilities [B] of ``label``, int64 [B or 1]."""
+        rows = x.shape[0]
+        source = x if self.prepare is None else self.prepare(x)
+        with_time = self.timed or isinstance(self.classifier, NoiseExperts)
+        logits: Any = self.classifier(source, t) if with_time else self.classifier(source)
+        if logits.ndim != 2 or logits.shape[0] != rows:
+            raise ShapeError("logits", got=list(logits.shape), expected=f"[{rows}, K], one row a sample")
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        chosen = label.to(logits.device).expand(rows)
+        return wide.log_softmax(1).gather(1, chosen[:, None])[:, 0]

@@ -1,0 +1,118 @@
+"""Gradient guidance: classifiers, energies and reconstruction losses, for networks of any kind."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ...errors import ArgumentError
+from ..adapter import check_mapping
+from ..bound import Times
+from ..branch_weights import finite
+from .gradient_model import DENOISER, ESTIMATE, STATE, GradientModel, per_denoised
+
+KINDS = (STATE, DENOISER, ESTIMATE)
+
+
+@dataclass(frozen=True, eq=False)
+class GradientGuidance(GradientModel):
+    r"""Samples of :math:`p(x_1)\, p(y | x_1)^\gamma`-like targets, by the gradient g of a log-likelihood.
+
+    With :math:`s \leftarrow s + \gamma g`, every quantity gains
+
+    .. math:: n: -\gamma \sigma g, \quad D: \gamma \frac{\sigma^2}{\alpha} g, \quad
+        v: \gamma \frac{W \sigma}{\alpha} g, \quad o: -\gamma \frac{\sigma \Delta}{\alpha} g
+
+    for a network that regresses on :math:`p\, x_1 + q\, x_0`, :math:`\Delta = \alpha q - \sigma p`; so the run is the
+    same whatever the network returns. The kinds of g:
+
+    - "state": a classifier or an energy that knows noise, :math:`\nabla_x \log p_t(y | x)`. The network is not
+      differentiated. Works beside ``guidance=`` of the run.
+    - "denoiser": :math:`\nabla_x \log p(y | D(x, t))`, through the network.
+    - "estimate": the clean estimate itself is moved, :math:`D \leftarrow D + \gamma \nabla_D \log p(y | D)`, and the
+      network is not differentiated.
+
+    Make one with ``GradientGuidance.around(model, log_likelihood=..., scale=...)``. Around :func:`guided` or in a run
+    with ``guidance=`` the two add up: first the weights, then g.
+
+    An evaluation costs one backward pass, and none where the scale is 0; there the model's own output is returned, bit
+    for bit. So it is where alpha is 0, since the factor diverges while exact gradients vanish, and where sigma is 0.
+    No gradient reaches parameters. Exact likelihoods of the guided flow are no likelihoods of the target.
+
+    Attributes:
+        log_likelihood: Function of (point, t, **given) returning [B]: point is the state, or the clean estimate; t is a
+            float, or a float64 array [B] on the host where rows have times of their own.
+        scale: :math:`\gamma`, a number or a function of t.
+        kind: "state", "denoiser" or "estimate".
+        observed: Further arguments of the function, tensors of batch B or 1, such as labels; searches reorder them with
+            the samples.
+
+    Raises:
+        ArgumentError: An unknown kind, a scale that is not finite; when called, a log-likelihood that does not depend
+            on the point.
+        ShapeError: When called, a log-likelihood that is not [B].
+        NotFiniteError: When called, a gradient that is not finite (looked for on the CPU alone; elsewhere runs find it
+            in the output).
+
+    Source:
+        Dhariwal & Nichol 2021, Song et al. 2021 (classifiers); Chung et al. 2023 (through the denoiser); He et al.
+        2024, Manifold preserving guided diffusion (on the estimate).
+
+    Example:
+        >>> import torch
+        >>> from pushforward.models import GaussianOracle
+        >>> towards_one = lambda x, t: -0.5 * (x - 1).square().sum(1)
+        >>> model = GradientGuidance.around(GaussianOracle().model(), log_likelihood=towards_one, kind="state")
+        >>> model.evaluate(torch.ones(2, 3), 0.5)[0].shape
+        torch.Size([2, 3])
+    """
+
+    log_likelihood: Callable[..., Tensor] = dataclasses.field(default=None, kw_only=True)  # type: ignore[assignment]
+    scale: float | Callable[[float], float] = dataclasses.field(default=1.0, kw_only=True)
+    kind: str = dataclasses.field(default=DENOISER, kw_only=True)
+    observed: Mapping[str, Any] | None = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not callable(self.log_likelihood):
+            got = type(self.log_likelihood).__name__
+            raise ArgumentError("log_likelihood", got=got, expected="a function of (point, t) returning [B]")
+        if self.kind not in KINDS:
+            raise ArgumentError("kind", got=repr(self.kind), expected="one of " + ", ".join(KINDS))
+        if not callable(self.scale):
+            finite(self.scale, "scale")
+        if self.observed is not None:
+            check_mapping("observed", self.observed)
+
+    @property
+    def differentiates(self) -> str:
+        """The kind."""
+        return self.kind
+
+    @property
+    def given(self) -> Mapping[str, Any]:
+        """What the log-likelihood is given besides."""
+        return self.observed or {}
+
+    def scale_at(self, t: float) -> float:
+        """The scale at ``t``.
+
+        Raises:
+            ArgumentError: The function returned NaN or infinity.
+        """
+        return finite(self.scale(t), f"scale at t = {t:.4g}") if callable(self.scale) else float(self.scale)
+
+    def factor(self, t: float) -> float:
+        """See :meth:`GradientModel.factor`."""
+        a, s, _, _ = self.prediction.interpolant(t)
+        if a == 0 or s == 0 or (scale := self.scale_at(t)) == 0:
+            return 0.0
+        own = per_denoised(self, t)
+        return scale * own if self.kind == ESTIMATE else scale * own * s * s / a
+
+    def objective(self, point: Tensor, t: Times, given: Mapping[str, Any]) -> Tensor:
+        """The log-likelihood."""
+        return self.log_likelihood(point, t, **given)

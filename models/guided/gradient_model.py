@@ -1,0 +1,225 @@
+"""Models moved by a gradient: the machinery that gradient guidance and steering share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ... import kernels
+from ...errors import ArgumentError, NotFiniteError, ShapeError
+from ..bound import Bound, Branches, Index, Times
+from ..branch_weights import CONDITIONAL
+from ..trees import tree_map
+from ..wrapping import BoundWrapped, WrappedModel
+from .spaces import Scalar, coefficient_rows, column, in_space, on_device
+
+Factor: TypeAlias = float | np.ndarray
+"""A number for all rows, or float64 [B] on the host."""
+
+STATE, DENOISER, ESTIMATE = "state", "denoiser", "estimate"
+
+
+@dataclass(frozen=True, eq=False)
+class GradientModel(WrappedModel):
+    """A model whose output is moved along the gradient of a number a sample: one backward pass an evaluation.
+
+    A subclass says what is differentiated and by which factor the gradient enters the output.
+    """
+
+    @property
+    @abstractmethod
+    def differentiates(self) -> str:
+        """By what: "state", "denoiser" (the state, through the network) or "estimate" (the clean estimate)."""
+
+    @property
+    @abstractmethod
+    def given(self) -> Mapping[str, Any]:
+        """What the objective is given besides the point and the time: tensors of batch B or 1, or trees of them."""
+
+    @abstractmethod
+    def factor(self, t: float) -> float:
+        """What multiplies the gradient in the network's output at ``t``; 0 where nothing need be differentiated."""
+
+    @abstractmethod
+    def objective(self, point: Tensor, t: Times, given: Mapping[str, Any]) -> Tensor:
+        """The number to follow, [B]; ``point`` is the state or the clean estimate."""
+
+    def wrap(self, bound: Bound) -> Bound:
+        """See :meth:`WrappedModel.wrap`."""
+        return BoundGradient(self, bound, self.given)
+
+
+class BoundGradient(BoundWrapped):
+    """What a run evaluates of a :class:`GradientModel`.
+
+    Attributes:
+        backwards: How often a gradient was taken so far.
+    """
+
+    def __init__(self, model: GradientModel, inner: Bound, given: Mapping[str, Any]) -> None:
+        super().__init__(model, inner)
+        self.steered, self.given, self.backwards = model, given, 0
+
+    def select(self, index: Index) -> Bound:
+        """See :meth:`Bound.select`: what the objective is given is gathered as conditions are."""
+        chosen = torch.as_tensor(index, dtype=torch.int64)
+
+        def gather(path: str, leaf: Any) -> Any:
+            del path
+            rows = isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] > 1
+            return leaf.index_select(0, chosen.to(leaf.device)) if rows else leaf
+
+        return BoundGradient(self.steered, self.inner.select(index), tree_map(gather, dict(self.given)))
+
+    def check_rows(self, rows: int) -> None:
+        """See :meth:`Bound.check_rows`.
+
+        Raises:
+            ShapeError: Something given that belongs to neither ``rows`` rows nor to all; names it.
+        """
+
+        def check(path: str, leaf: Any) -> None:
+            if isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] not in (1, rows):
+                raise ShapeError(f"given {path!r}", got=f"a batch of {leaf.shape[0]}", expected=f"{rows} rows, or 1")
+
+        tree_map(check, dict(self.given))
+        self.inner.check_rows(rows)
+
+    def answer(self, x: Tensor, t: Times, branches: Branches) -> tuple[Tensor, ...]:
+        """The outputs, moved; those of the model inside where the factor is 0."""
+        model = self.steered
+        factor: Factor = model.factor(t) if isinstance(t, float) else np.array([model.factor(s) for s in t.tolist()])
+        if not np.any(factor):
+            return self.inner.answer(x, t, branches)
+        if model.differentiates == STATE:  # the same for all branches, whose weights sum to one
+            outputs = self.inner.answer(x, t, branches)
+            gradient, factor = self._of_state(x, t, factor)
+            return tuple(moved(output, gradient, factor) for output in outputs)
+        if branches != (CONDITIONAL,):
+            expected = "'cond' alone, since the clean estimate is that of the guided output"
+            hint = "Guide the model inside: pushforward.models.guided(model, weight)"
+            raise ArgumentError("branches", got=branches, expected=expected, hint=hint)
+        if model.differentiates == DENOISER:
+            output, gradient = self._through_denoiser(x, t)
+            return (moved(output, gradient, self._per_state(factor, t)),)
+        output = self.inner.answer(x, t, branches)[0]
+        estimate = self._estimate(x, output, t)
+        graph = self._graph(estimate)
+        with recording():
+            point = estimate if graph else leaf_of(estimate)
+            gradient = self._gradient(model.objective(point, t, self.given), point, t, graph)
+        return (moved(output, gradient, factor),)
+
+    # --- the three gradients -------------------------------------------------------------------------------------
+
+    def _of_state(self, x: Tensor, t: Times, factor: Factor) -> tuple[Tensor, Factor]:
+        scale = self._input_scale(t)
+        state = x if np.all(scale == 1) else multiplied(x, 1 / scale)
+        graph = self._graph(state)
+        with recording():
+            point = state if graph else leaf_of(state)
+            return self._gradient(self.steered.objective(point, t, self.given), point, t, graph), factor
+
+    def _through_denoiser(self, x: Tensor, t: Times) -> tuple[Tensor, Tensor]:
+        """The output, and the gradient by the network's input."""
+        recorded = torch.is_grad_enabled()
+        graph = self._graph(x)
+        with recording():
+            point = x if graph else leaf_of(x)
+            output = self.inner.answer(point, t, (CONDITIONAL,))[0]
+            estimate = self._estimate(point, output, t)
+            gradient = self._gradient(self.steered.objective(estimate, t, self.given), point, t, graph)
+        return (output if recorded else output.detach()), gradient
+
+    def _gradient(self, objective: Tensor, point: Tensor, t: Times, graph: bool) -> Tensor:
+        """Of the sum over the batch, so that no sample's depends on how many others there are."""
+        rows = point.shape[0]
+        if not isinstance(objective, Tensor) or objective.shape != (rows,):
+            got = list(objective.shape) if isinstance(objective, Tensor) else type(objective).__name__
+            raise ShapeError("objective", got=got, expected=f"[{rows}], one number a sample")
+        found = None
+        if objective.requires_grad:
+            self.backwards += 1
+            (found,) = torch.autograd.grad(objective.sum(), point, allow_unused=True, create_graph=graph)
+        if found is None:
+            because = "it does not depend on what it was given"
+            raise ArgumentError(
+                "objective",
+                got=f"a gradient that is zero everywhere, since {because}",
+                expected="a function of the tensor",
+                hint="Was it detached, or computed under no_grad?",
+            )
+        if found.is_cpu and not bool(found.isfinite().all()):
+            share = float((~found.isfinite().flatten(1).all(1)).double().mean())
+            time = t if isinstance(t, float) else float(t.min())
+            error = NotFiniteError("gradient", got=f"NaN or infinity in {share:.0%} of the samples at t = {time:.4g}")
+            error.t = time
+            raise error
+        return found
+
+    # --- conversions ---------------------------------------------------------------------------------------------
+
+    def _graph(self, tensor: Tensor) -> bool:
+        """Whether what happens to the tensor is recorded, and so must be the gradient."""
+        return torch.is_grad_enabled() and tensor.requires_grad
+
+    def _estimate(self, x: Tensor, output: Tensor, t: Times) -> Tensor:
+        state, scale = in_space(self.steered.prediction, "denoised", t, x.device)
+        return column(state, x) * x + column(scale, x) * output
+
+    def _input_scale(self, t: Times) -> Factor:
+        prediction = self.steered.prediction
+        return prediction.input_scale(t) if isinstance(t, float) else prediction.input_scales(t)
+
+    def _per_state(self, factor: Factor, t: Times) -> Factor:
+        """For a gradient by the network's input, which is a multiple of the state."""
+        return factor * self._input_scale(t)
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """Autograd on, whatever it is outside."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def leaf_of(x: Tensor) -> Tensor:
+    """The same values, to differentiate by."""
+    return (x.clone() if x.is_inference() else x.detach()).requires_grad_()
+
+
+def multiplied(x: Tensor, factor: Factor) -> Tensor:
+    """``factor * x``, row by row."""
+    return x * column(scalar(factor, x), x)
+
+
+def scalar(factor: Factor, x: Tensor) -> Scalar:
+    """On the state's device, if it is not one number."""
+    return on_device(factor, x.device) if isinstance(factor, np.ndarray) else float(factor)
+
+
+def moved(output: Tensor, gradient: Tensor, factor: Factor) -> Tensor:
+    """``output + factor * gradient``, in one pass."""
+    if not isinstance(factor, np.ndarray):
+        return cast(Tensor, kernels.combine([output, gradient.to(output.dtype)], [1.0, float(factor)]))
+    rows = coefficient_rows([[1.0, scalar(factor, output)]], output.shape[0], output.device)
+    return cast(tuple[Tensor, ...], kernels.combine([output, gradient.to(output.dtype)], rows))[0]
+
+
+def per_denoised(model: WrappedModel, t: float) -> float:
+    r"""What the output gains where the clean estimate gains one: :math:`-\Delta / \sigma`; 0 where sigma is 0.
+
+    With the network's target :math:`p\, x_1 + q\, x_0` and :math:`\Delta = \alpha q - \sigma p`, the state held fixed.
+    """
+    a, s, _, _ = model.prediction.interpolant(t)
+    if s == 0:
+        return 0.0
+    p, q = model.prediction.target(t)
+    return p - a * q / s

@@ -1,0 +1,65 @@
+"""Inner products that rules of guidance are functions of, from one read of the outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ... import kernels
+from .spaces import Scalar, coefficient_rows
+
+
+class Moments(NamedTuple):
+    r"""Per sample, of the conditional quantity c and of the direction d in which guidance goes.
+
+    With c in the rule's space, :math:`c = a x + b\, o_{cond}`, the unconditional one is :math:`u = c - b d` for
+    :math:`d = o_{cond} - o_{null}`. Rules are written in c and d, not in c and u: what they add to the network's
+    output is a multiple of c and one of d, neither of which divides by b, so that b may vanish.
+
+    Attributes:
+        scale: b, a number or float64 [B].
+        size: Elements of a sample.
+        cc, cd, dd: Inner products, float64 [B].
+        c, d: Sums of elements, float64 [B].
+    """
+
+    scale: Scalar
+    size: int
+    cc: Tensor
+    cd: Tensor
+    dd: Tensor
+    c: Tensor
+    d: Tensor
+
+    @property
+    def cu(self) -> Tensor:
+        """``<c, u>``."""
+        return self.cc - self.scale * self.cd
+
+    @property
+    def uu(self) -> Tensor:
+        """``<u, u>``."""
+        return (self.cc - 2 * self.scale * self.cd + self.scale * self.scale * self.dd).clamp_min(0.0)
+
+    @property
+    def update_norm(self) -> Tensor:
+        """``|b d|``: the norm of what guidance would add in the rule's space."""
+        return (self.scale * self.scale * self.dd).clamp_min(0.0).sqrt()
+
+
+def moments(tensors: Sequence[Tensor], c: Sequence[Scalar], d: Sequence[Scalar], scale: Scalar) -> Moments:
+    """The moments of two combinations of up to four tensors: one pass, whatever the combinations.
+
+    Args:
+        tensors: [B, *D], of one dtype.
+        c, d: Their coefficients, one a tensor; numbers or float64 [B].
+        scale: b.
+    """
+    products, sums = kernels.gram(tensors)
+    both = coefficient_rows([c, d], len(sums), sums.device)  # [2, K] or [B, 2, K]
+    squares = both @ products @ both.mT
+    totals = (both @ sums[..., None])[..., 0]
+    pairs = squares[:, 0, 0], squares[:, 0, 1], squares[:, 1, 1]
+    return Moments(scale, tensors[0][0].numel(), *pairs, totals[:, 0], totals[:, 1])

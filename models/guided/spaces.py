@@ -1,0 +1,64 @@
+"""The quantity in which a rule of guidance acts, as two numbers for the network's input and its raw output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..bound import Times
+from ..predictions import Prediction
+
+Scalar: TypeAlias = float | Tensor
+"""One number for all rows, or float64 [B]."""
+
+
+def in_space(prediction: Prediction, space: str, t: Times, device: torch.device) -> tuple[Scalar, Scalar]:
+    """``(a, b)`` such that the quantity is ``a * input + b * output`` of the network, in float64.
+
+    Args:
+        prediction: What the network returns.
+        space: "output", "velocity", "denoised", "noise" or "score".
+        t: One time, or [B] of them; then both numbers are [B] on ``device``.
+        device: Of the state.
+
+    Raises:
+        UnknownNameError: No such quantity.
+        SingularTimeError: Not determined at some time.
+    """
+    if isinstance(t, float):
+        affine = prediction.quantity(space, t)
+        return affine.x / prediction.input_scale(t), affine.output
+    state, output = prediction.columns(space, t)
+    return on_device(state / prediction.input_scales(t), device), on_device(output, device)
+
+
+def on_device(values: np.ndarray, device: torch.device) -> Tensor:
+    """Host numbers as a float64 tensor."""
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64)).to(device)
+
+
+def vanishes(value: Scalar) -> bool:
+    """Whether it is the number 0 on the host; of a tensor nobody asks, as the answer would be read from a device."""
+    return isinstance(value, float) and value == 0.0
+
+
+def column(value: Scalar, like: Tensor) -> Scalar:
+    """The same, ready to multiply a state [B, *D]."""
+    return value if isinstance(value, float) else value.to(like.dtype).reshape(-1, *[1] * (like.ndim - 1))
+
+
+def coefficient_rows(rows: Sequence[Sequence[Scalar]], count: int, device: torch.device) -> Tensor:
+    """Rows of K coefficients in float64: [O, K] on the host's numbers, or [count, O, K] where samples differ."""
+    if all(isinstance(value, float) for row in rows for value in row):
+        return torch.tensor(rows, dtype=torch.float64, device=device)
+
+    def spread(value: Scalar) -> Tensor:
+        if isinstance(value, Tensor):
+            return value.to(device).expand(count)
+        return torch.full((count,), value, dtype=torch.float64, device=device)
+
+    return torch.stack([torch.stack([spread(value) for value in row], -1) for row in rows], 1)
