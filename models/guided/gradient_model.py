@@ -6,19 +6,18 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ... import kernels
 from ...errors import ArgumentError, NotFiniteError, ShapeError
 from ..bound import Bound, Branches, Index, Times
 from ..branch_weights import CONDITIONAL
 from ..trees import tree_map
 from ..wrapping import BoundWrapped, WrappedModel
-from .spaces import Scalar, coefficient_rows, column, in_space, on_device
+from .spaces import Scalar, column, combined, in_space, on_device
 
 Factor: TypeAlias = float | np.ndarray
 """A number for all rows, or float64 [B] on the host."""
@@ -172,7 +171,7 @@ class BoundGradient(BoundWrapped):
 
     def _estimate(self, x: Tensor, output: Tensor, t: Times) -> Tensor:
         state, scale = in_space(self.steered.prediction, "denoised", t, x.device)
-        return column(state, x) * x + column(scale, x) * output
+        return combined([x, output], [[state, scale]])[0]
 
     def _input_scale(self, t: Times) -> Factor:
         prediction = self.steered.prediction
@@ -207,10 +206,7 @@ def scalar(factor: Factor, x: Tensor) -> Scalar:
 
 def moved(output: Tensor, gradient: Tensor, factor: Factor) -> Tensor:
     """``output + factor * gradient``, in one pass."""
-    if not isinstance(factor, np.ndarray):
-        return cast(Tensor, kernels.combine([output, gradient.to(output.dtype)], [1.0, float(factor)]))
-    rows = coefficient_rows([[1.0, scalar(factor, output)]], output.shape[0], output.device)
-    return cast(tuple[Tensor, ...], kernels.combine([output, gradient.to(output.dtype)], rows))[0]
+    return combined([output, gradient.to(output.dtype)], [[1.0, scalar(factor, output)]])[0]
 
 
 def per_denoised(model: WrappedModel, t: float) -> float:

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ... import kernels
 from ...errors import ArgumentError, DtypeError, ShapeError
 from ..adapter import Model
 from ..bound import Bound, Branches, Index, Times
@@ -22,7 +21,7 @@ from .moments import Moments, moments
 from .momentum import Updates
 from .plain import Plain
 from .rule import GramRule
-from .spaces import Scalar, coefficient_rows, in_space, on_device, vanishes
+from .spaces import Scalar, combined, in_space, on_device, vanishes
 
 Weight: TypeAlias = float | Tensor | Guidance | Callable[[float], float | Tensor]
 
@@ -91,7 +90,7 @@ def guided(model: Model, weight: Weight, rule: GramRule | None = None) -> Guided
         ShapeError, DtypeError: A tensor of weights that is not [B] floating-point numbers.
 
     Example:
-        >>> from pushforward.models import GaussianOracle, composed
+        >>> from pushforward.models import APG, GaussianOracle, composed
         >>> sharp, broad = (GaussianOracle([0.0, 1.0], s).model() for s in (0.25, 0.49))
         >>> model = guided(composed(sharp, weak=broad), Guidance(2.0, against="weak"), APG(eta=0.0))
         >>> model.evaluate(torch.ones(3, 2), 0.5)[0].shape
@@ -239,11 +238,3 @@ def number_or_rows(weight: float | Tensor, t: float, x: Tensor) -> Scalar:
     if weight.shape not in ((1,), (x.shape[0],)):
         raise ShapeError(f"weight at t = {t:.4g}", got=list(weight.shape), expected=f"[{x.shape[0]}] or [1]")
     return weight.to(device=x.device, dtype=torch.float64)
-
-
-def combined(inputs: list[Tensor], rows: list[list[Scalar]]) -> tuple[Tensor, ...]:
-    """``sum_k rows[o][k] * inputs[k]`` for each o, with coefficients of each sample's own where some are."""
-    if all(isinstance(value, float) for row in rows for value in row):
-        return cast(tuple[Tensor, ...], kernels.combine(inputs, cast(list[list[float]], rows)))
-    coefficients = coefficient_rows(rows, inputs[0].shape[0], inputs[0].device)
-    return cast(tuple[Tensor, ...], kernels.combine(inputs, coefficients))

@@ -5,20 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ... import kernels
 from ...errors import ArgumentError, ShapeError, SingularTimeError
 from ..adapter import Model
 from ..bound import Bound, Branches, Index, Times
 from ..branch_weights import CONDITIONAL, UNCONDITIONAL, BranchWeights, finite
 from ..guidance import Guidance
 from ..wrapping import BoundWrapped, WrappedModel
-from .spaces import Scalar, coefficient_rows, in_space, on_device
+from .spaces import Scalar, combined, in_space, on_device
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,14 +130,14 @@ class BoundResidual(BoundWrapped):
         if self.clean is None or (self.residual.negative is None and self._again(t)):
             output, other = self.inner.answer(x, t, (CONDITIONAL, UNCONDITIONAL))
             state, scale = in_space(self.residual.prediction, "denoised", t, x.device)
-            self.clean, self.found = combined([x, other], [state, scale]), t
+            self.clean, self.found = combined([x, other], [[state, scale]])[0], t
         else:
             output = self.inner.answer(x, t, branches)[0]
         row = self._coefficients(t, x)
         if row is None:
             return (output,)
         clean = self.clean.to(x).expand_as(x)
-        return (combined([x, output, clean], row),)
+        return combined([x, output, clean], [row])
 
     def _again(self, t: Times) -> bool:
         """Whether the run is at its first time once more."""
@@ -168,11 +167,3 @@ class BoundResidual(BoundWrapped):
         lost = (1 - share) * p / a if share != 1 and p != 0 else 0.0
         state = -excess * (lost + share * q / s)
         return state / prediction.input_scale(t), model.weight, excess * share * (a * q / s - p)
-
-
-def combined(inputs: list[Tensor], row: list[Scalar]) -> Tensor:
-    """``sum_k row[k] * inputs[k]``."""
-    if all(isinstance(value, float) for value in row):
-        return cast(Tensor, kernels.combine(inputs, cast(list[float], row)))
-    rows = coefficient_rows([row], inputs[0].shape[0], inputs[0].device)
-    return cast(tuple[Tensor, ...], kernels.combine(inputs, rows))[0]

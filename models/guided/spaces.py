@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ... import kernels
 from ..bound import Times
 from ..predictions import Prediction
 
@@ -62,3 +63,11 @@ def coefficient_rows(rows: Sequence[Sequence[Scalar]], count: int, device: torch
         return torch.full((count,), value, dtype=torch.float64, device=device)
 
     return torch.stack([torch.stack([spread(value) for value in row], -1) for row in rows], 1)
+
+
+def combined(inputs: list[Tensor], rows: list[list[Scalar]]) -> tuple[Tensor, ...]:
+    """``sum_k rows[o][k] * inputs[k]`` for each o, with coefficients of each sample's own where some are."""
+    if all(isinstance(value, float) for row in rows for value in row):
+        return cast(tuple[Tensor, ...], kernels.combine(inputs, cast(list[list[float]], rows)))
+    coefficients = coefficient_rows(rows, inputs[0].shape[0], inputs[0].device)
+    return cast(tuple[Tensor, ...], kernels.combine(inputs, coefficients))

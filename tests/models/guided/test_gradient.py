@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -284,3 +285,25 @@ def test_class_likelihoods_are_computed_wide() -> None:
     assert rows[0] < rows[1]
     with pytest.raises(ShapeError, match="logits"):
         ClassLogLikelihood(lambda x: x[:1])(x, 0.5, label=torch.tensor([0]))
+
+
+def test_implicit_conditioning_follows_a_loss_further_than_a_gradient_in_the_step() -> None:
+    """Of the same strength: estimate and noise are moved, or the mean of an ancestral step by its variance."""
+    oracle, strength, eta, steps = reference_mixture("vp"), 0.5, 1.0, 40
+    path, target = oracle.interpolant, torch.tensor([1.0, 0.5], dtype=torch.float64)
+    loss = SteeringLoss(lambda d, t: (d - target).square().sum(1))
+    model = steered(oracle.model("noise"), loss, strength=lambda t: strength * path.sigma(t))
+    times = [0.001 + 0.998 * k / steps for k in range(steps + 1)]
+    start = torch.randn(100, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    implicit = pf.sample(model, start, solver=pf.solver("ddim", eta=eta), grid=times)
+    x, generator = start, torch.Generator().manual_seed(1)
+    for t, later in itertools.pairwise(times):
+        (a, s, _, _), (b, r, _, _) = path(t), path(later)
+        leaf = x.clone().requires_grad_()
+        d = oracle.denoised(leaf, t)
+        slope = torch.autograd.grad((d - target).square().sum(), leaf)[0]
+        variance = eta**2 * r**2 / s**2 * (1 - a**2 / b**2)
+        noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+        x = b * d.detach() + (r**2 - variance) ** 0.5 * (x - a * d.detach()) / s + variance**0.5 * noise
+        x = x - strength * variance * slope
+    assert (implicit - target).square().sum(1).mean() < (x - target).square().sum(1).mean()
