@@ -66,8 +66,15 @@ def coefficient_rows(rows: Sequence[Sequence[Scalar]], count: int, device: torch
 
 
 def combined(inputs: list[Tensor], rows: list[list[Scalar]]) -> tuple[Tensor, ...]:
-    """``sum_k rows[o][k] * inputs[k]`` for each o, with coefficients of each sample's own where some are."""
+    """``sum_k rows[o][k] * inputs[k]`` for each o, with coefficients of each sample's own where some are.
+
+    One pass, unless the coefficients are functions of something that is differentiated.
+    """
     if all(isinstance(value, float) for row in rows for value in row):
         return cast(tuple[Tensor, ...], kernels.combine(inputs, cast(list[list[float]], rows)))
     coefficients = coefficient_rows(rows, inputs[0].shape[0], inputs[0].device)
+    if coefficients.requires_grad:  # a kernel takes them for constants
+        like = inputs[0]
+        each = [[column(row[:, k], like) * x for k, x in enumerate(inputs)] for row in coefficients.unbind(1)]
+        return tuple(torch.stack(terms).sum(0) for terms in each)
     return cast(tuple[Tensor, ...], kernels.combine(inputs, coefficients))

@@ -286,6 +286,28 @@ def test_states_are_held_while_no_network_runs() -> None:
     assert (pf.sample(noise, start, solver="euler", grid=[0.01, 0.05, held]) - start).abs().max() < 1e-14
 
 
+@pytest.mark.parametrize("name", RULES)
+def test_guided_outputs_are_differentiated_with_their_coefficients(name) -> None:
+    def output(x, c, u):
+        model = adapt(lambda x, t, y: y + 0.1 * x.sin(), "velocity", null={"y": u})
+        return guided(model, WEIGHT, RULES[name]).bind({"y": c}).evaluate(x, T)[0]
+
+    tensors = [x[:1, :, :2].clone().requires_grad_() for x in (STATE, OUTPUTS["cond"], OUTPUTS["null"])]
+    assert torch.autograd.gradcheck(output, tensors)
+
+
+def test_adaptive_solvers_and_likelihoods_take_a_guided_model() -> None:
+    sharp, broad = (GaussianOracle([0.0, 1.0], s).model() for s in (0.25, 0.49))
+    both, guidance = composed(sharp, weak=broad), Guidance(1.5, against="weak")
+    start = normal(3, 2)
+    model = guided(both, guidance, APG(eta=0.0))
+    fine = pf.sample(model, start, solver="rk4", steps=40)
+    adaptive = pf.solve_ode(model, start, rtol=1e-5, atol=1e-6, times=(0.0, 1.0))
+    assert (adaptive.x[-1] - fine).abs().max() < 1e-3
+    plain = pf.log_density(both, start[:1], guidance=guidance).value
+    assert (pf.log_density(guided(both, guidance), start[:1]).value - plain).abs().max() < 1e-6
+
+
 @pytest.mark.parametrize("delta", [1.0, 0.5])
 def test_residual_guidance_is_the_recursion_of_its_noise(delta) -> None:
     z, w = normal(3, 2, 5, seed=9), 1.4
