@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from ...errors import ArgumentError
-from .moments import Moments
+from .moments import TINY, Moments
 from .rule import GramRule, check_space
 from .spaces import Scalar
 
@@ -52,7 +50,6 @@ class CFGZero(GramRule):
 
     def coefficients(self, m: Moments, weight: Scalar) -> tuple[Scalar, Scalar]:
         """``p = (w - 1)(1 - a) / b``, ``m = (w - 1) a``; a is 1 where u is zero."""
-        squared = m.uu
-        rest = torch.where(squared > 0, (m.scale * m.dd - m.cd) / squared, torch.zeros_like(squared))
+        rest = -m.ud / m.uu.clamp_min(TINY)
         excess = weight - 1.0
         return excess * rest, excess * (1 - m.scale * rest)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,8 +45,8 @@ class ClassLogLikelihood:
         """Log-probabilities [B] of ``label``, int64 [B or 1]."""
         rows = x.shape[0]
         source = x if self.prepare is None else self.prepare(x)
-        with_time = self.timed or isinstance(self.classifier, NoiseExperts)
-        logits: Any = self.classifier(source, t) if with_time else self.classifier(source)
+        network: Callable[..., Tensor] = self.classifier
+        logits = network(source, t) if self.timed or isinstance(network, NoiseExperts) else network(source)
         if logits.ndim != 2 or logits.shape[0] != rows:
             raise ShapeError("logits", got=list(logits.shape), expected=f"[{rows}, K], one row a sample")
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -94,7 +94,7 @@ class BoundGradient(BoundWrapped):
     def answer(self, x: Tensor, t: Times, branches: Branches) -> tuple[Tensor, ...]:
         """The outputs, moved; those of the model inside where the factor is 0."""
         model = self.steered
-        factor: Factor = model.factor(t) if isinstance(t, float) else np.array([model.factor(s) for s in t.tolist()])
+        factor = self._factor(t)
         if not np.any(factor):
             return self.inner.answer(x, t, branches)
         if model.differentiates == STATE:  # the same for all branches, whose weights sum to one
@@ -115,6 +115,10 @@ class BoundGradient(BoundWrapped):
             point = estimate if graph else leaf_of(estimate)
             gradient = self._gradient(model.objective(point, t, self.given), point, t, graph)
         return (moved(output, gradient, factor),)
+
+    def _factor(self, t: Times) -> Factor:
+        model = self.steered
+        return np.array([model.factor(time) for time in t.tolist()]) if isinstance(t, np.ndarray) else model.factor(t)
 
     # --- the three gradients -------------------------------------------------------------------------------------
 
@@ -157,7 +161,7 @@ class BoundGradient(BoundWrapped):
             )
         if found.is_cpu and not bool(found.isfinite().all()):
             share = float((~found.isfinite().flatten(1).all(1)).double().mean())
-            time = t if isinstance(t, float) else float(t.min())
+            time = float(np.min(t))
             error = NotFiniteError("gradient", got=f"NaN or infinity in {share:.0%} of the samples at t = {time:.4g}")
             error.t = time
             raise error
@@ -175,7 +179,7 @@ class BoundGradient(BoundWrapped):
 
     def _input_scale(self, t: Times) -> Factor:
         prediction = self.steered.prediction
-        return prediction.input_scale(t) if isinstance(t, float) else prediction.input_scales(t)
+        return prediction.input_scales(t) if isinstance(t, np.ndarray) else prediction.input_scale(t)
 
     def _per_state(self, factor: Factor, t: Times) -> Factor:
         """For a gradient by the network's input, which is a multiple of the state."""

@@ -180,13 +180,13 @@ class BoundGuided(BoundWrapped):
         remembered, share = self._remembered(t, scale, x)
         if not vanishes(state) or remembered is not None:
             tensors.append(x)
-        c = [scale, 0.0, state]
+        c, u = [scale, 0.0, state], [0.0, scale, state]
         d: list[Scalar] = [1.0, -1.0, 0.0]
         if remembered is not None:
             tensors.append(remembered)
-            c, d = [*c, 0.0], [*d, share]
-        c, d = c[: len(tensors)], d[: len(tensors)]
-        p, m = rule.coefficients(moments(tensors, c, d, scale), weight)
+            c, d, u = [*c, 0.0], [*d, share], [*u, 0.0]
+        c, d, u = c[: len(tensors)], d[: len(tensors)], u[: len(tensors)]
+        p, m = rule.coefficients(moments(tensors, c, d, u, scale), weight)
         rows = [[(1.0 if k == 0 else 0.0) + p * a + m * b for k, (a, b) in enumerate(zip(c, d, strict=True))]]
         if rule.momentum:
             rows.append([scale * b for b in d])
@@ -199,10 +199,10 @@ class BoundGuided(BoundWrapped):
         value, known = self.updates.before(t)
         if value is None:
             return None, 0.0
-        if isinstance(scale, float):
-            share: Scalar = self.rule.momentum / scale if scale else 0.0
+        if isinstance(scale, Tensor):
+            share: Scalar = torch.where(scale == 0, torch.zeros_like(scale), self.rule.momentum / scale)
         else:
-            share = torch.where(scale == 0, torch.zeros_like(scale), self.rule.momentum / scale)
+            share = self.rule.momentum / scale if scale else 0.0
         return value, share if known is None else share * on_device(known, x.device)
 
     def _weight_at(self, t: Times, x: Tensor) -> Scalar:
@@ -210,15 +210,15 @@ class BoundGuided(BoundWrapped):
         if self.weight is not None:
             return self.weight.to(x.device)
         if isinstance(weight, Guidance):
-            if isinstance(t, float):
+            if not isinstance(t, np.ndarray):
                 return weight.weight_at(t, path)
             each = np.array([weight.weight_at(time, path) for time in t.tolist()])
             return 1.0 if (each == 1).all() else on_device(each, x.device)
         function = cast(Callable[[float], float | Tensor], weight)
-        if isinstance(t, float):
+        if not isinstance(t, np.ndarray):
             return number_or_rows(function(t), t, x)
         found = [number_or_rows(function(time), time, x) for time in t.tolist()]
-        rows = [w if isinstance(w, float) else w.expand(len(t))[row] for row, w in enumerate(found)]
+        rows = [w.expand(len(t))[row] if isinstance(w, Tensor) else w for row, w in enumerate(found)]
         return torch.stack([torch.as_tensor(w, dtype=torch.float64, device=x.device) for w in rows])
 
     def _rest(self, state: Scalar, output: Scalar) -> Scalar:

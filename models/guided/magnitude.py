@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from ...errors import ArgumentError
-from .moments import Moments
+from .moments import TINY, Moments
 from .rule import GramRule, check_space
 from .spaces import Scalar
 
@@ -43,6 +41,4 @@ class MagnitudeAware(GramRule):
 
     def coefficients(self, m: Moments, weight: Scalar) -> tuple[Scalar, Scalar]:
         """``(0, w' - 1)``."""
-        norm, other = m.update_norm, m.uu.sqrt()
-        ratio = torch.where(norm > 0, norm / other, torch.zeros_like(norm))
-        return 0.0, (weight - 1.0) * (-self.damping * ratio).exp()
+        return 0.0, (weight - 1.0) * (-self.damping * m.update_norm / m.uu.clamp_min(TINY).sqrt()).exp()

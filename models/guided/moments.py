@@ -10,6 +10,8 @@ from torch import Tensor
 from ... import kernels
 from .spaces import Scalar, coefficient_rows
 
+TINY = 1e-200  # in the place of a squared norm of zero, which has no root with a derivative
+
 
 class Moments(NamedTuple):
     r"""Per sample, of the conditional quantity c and of the direction d in which guidance goes.
@@ -21,7 +23,7 @@ class Moments(NamedTuple):
     Attributes:
         scale: b, a number or float64 [B].
         size: Elements of a sample.
-        cc, cd, dd: Inner products, float64 [B].
+        cc, cd, dd, cu, ud, uu: Inner products, float64 [B].
         c, d: Sums of elements, float64 [B].
     """
 
@@ -30,36 +32,31 @@ class Moments(NamedTuple):
     cc: Tensor
     cd: Tensor
     dd: Tensor
+    cu: Tensor
+    ud: Tensor
+    uu: Tensor
     c: Tensor
     d: Tensor
 
     @property
-    def cu(self) -> Tensor:
-        """``<c, u>``."""
-        return self.cc - self.scale * self.cd
-
-    @property
-    def uu(self) -> Tensor:
-        """``<u, u>``."""
-        return (self.cc - 2 * self.scale * self.cd + self.scale * self.scale * self.dd).clamp_min(0.0)
-
-    @property
     def update_norm(self) -> Tensor:
-        """``|b d|``: the norm of what guidance would add in the rule's space."""
-        return (self.scale * self.scale * self.dd).clamp_min(0.0).sqrt()
+        """``|b d|``: the norm of what guidance would add in the rule's space, above zero."""
+        return (self.scale * self.scale * self.dd).clamp_min(TINY).sqrt()
 
 
-def moments(tensors: Sequence[Tensor], c: Sequence[Scalar], d: Sequence[Scalar], scale: Scalar) -> Moments:
-    """The moments of two combinations of up to four tensors: one pass, whatever the combinations.
+def moments(
+    tensors: Sequence[Tensor], c: Sequence[Scalar], d: Sequence[Scalar], u: Sequence[Scalar], scale: Scalar
+) -> Moments:
+    """The moments of three combinations of up to four tensors: one pass, whatever the combinations.
 
     Args:
         tensors: [B, *D], of one dtype.
-        c, d: Their coefficients, one a tensor; numbers or float64 [B].
+        c, d, u: Their coefficients, one a tensor; numbers or float64 [B].
         scale: b.
     """
     products, sums = kernels.gram(tensors)
-    both = coefficient_rows([c, d], len(sums), sums.device)  # [2, K] or [B, 2, K]
-    squares = both @ products @ both.mT
-    totals = (both @ sums[..., None])[..., 0]
-    pairs = squares[:, 0, 0], squares[:, 0, 1], squares[:, 1, 1]
+    rows = coefficient_rows([c, d, u], len(sums), sums.device)  # [3, K] or [B, 3, K]
+    squares = rows @ products @ rows.mT
+    totals = (rows @ sums[..., None])[..., 0]
+    pairs = [squares[:, i, j] for i, j in ((0, 0), (0, 1), (1, 1), (0, 2), (1, 2), (2, 2))]
     return Moments(scale, tensors[0][0].numel(), *pairs, totals[:, 0], totals[:, 1])

@@ -31,7 +31,7 @@ class Updates:
     def before(self, t: Times) -> tuple[Tensor | None, NDArray[np.bool_] | None]:
         """The latest update before ``t``, and which rows have one (None: all of them)."""
         self._turn(t)
-        if isinstance(t, float) and all(isinstance(entry.time, float) for entry in self.entries):
+        if not any(isinstance(time, np.ndarray) for time in (t, *(entry.time for entry in self.entries))):
             while self.entries and not self._earlier(self.entries[-1].time, t):
                 self.entries.pop()
             return (self.entries[-1].value if self.entries else None), None
@@ -55,7 +55,7 @@ class Updates:
         value = self.entries[0].value
         stacked = torch.stack([entry.value for entry in self.entries])
         which = torch.from_numpy(latest).to(value.device)
-        return stacked[which, torch.arange(rows, device=value.device)], None if known.all() else known
+        return stacked[which, torch.arange(rows, device=value.device)], None if known.all() else np.asarray(known)
 
     def add(self, t: Times, value: Tensor) -> None:
         """Remember the update made at ``t``."""
@@ -67,7 +67,7 @@ class Updates:
         chosen = torch.as_tensor(index, dtype=torch.int64)
 
         def gather(entry: Update) -> Update:
-            time = entry.time if isinstance(entry.time, float) else entry.time[chosen.cpu().numpy()]
+            time = entry.time[chosen.cpu().numpy()] if isinstance(entry.time, np.ndarray) else entry.time
             return Update(time, entry.value.index_select(0, chosen.to(entry.value.device)))
 
         return Updates(tuple(gather(entry) for entry in self.entries), self.direction)

@@ -9,7 +9,7 @@ import torch
 
 from ...errors import ArgumentError
 from ..branch_weights import finite
-from .moments import Moments
+from .moments import TINY, Moments
 from .rule import GramRule, check_space
 from .spaces import Scalar
 
@@ -62,6 +62,6 @@ class APG(GramRule):
         """``m = (w - 1) k``, ``p = -m (1 - eta) <c, d> / <c, c>``."""
         update = (weight - 1.0) * torch.ones_like(m.cc)
         if self.cap is not None:
-            update = update * (self.cap / m.update_norm).clamp_max(1.0)  # 1 where the norm is zero
-        parallel = torch.where(m.cc > 0, m.cd / m.cc, torch.zeros_like(m.cc))
+            update = update * (self.cap / m.update_norm).clamp_max(1.0)
+        parallel = m.cd / m.cc.clamp_min(TINY)
         return -(1.0 - self.eta) * update * parallel, update

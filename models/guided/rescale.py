@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ...errors import ArgumentError, ShapeError
-from .moments import Moments
+from .moments import TINY, Moments
 from .rule import GramRule, check_space
 from .spaces import Scalar
 
@@ -55,7 +55,7 @@ class Rescale(GramRule):
             raise ShapeError("state", got=f"samples of {m.size} element", expected="two or more: one has no spread")
         variance, covariance = m.cc - m.c * m.c / m.size, m.cd - m.c * m.d / m.size
         excess = weight - 1.0
-        change = excess * (2 * covariance + excess * m.scale * (m.dd - m.d * m.d / m.size)) / variance
+        change = excess * (2 * covariance + excess * m.scale * (m.dd - m.d * m.d / m.size)) / variance.clamp_min(TINY)
         grown = 1 + m.scale * change
         p = -self.phi * change / (grown * (1 + grown.rsqrt()))
         p = torch.where(variance > 0, p, torch.full_like(p, -self.phi) / m.scale)  # std(c) = 0: f = 1 - phi

@@ -108,7 +108,7 @@ class BoundResidual(BoundWrapped):
         chosen = torch.as_tensor(index, dtype=torch.int64)
         if clean is not None and len(clean) > 1:
             clean = clean.index_select(0, chosen.to(clean.device))
-        if found is not None and not isinstance(found, float):
+        if isinstance(found, np.ndarray):
             found = found[chosen.cpu().numpy()]
         return BoundResidual(self.residual, self.inner.select(index), clean, found)
 
@@ -141,14 +141,14 @@ class BoundResidual(BoundWrapped):
 
     def _again(self, t: Times) -> bool:
         """Whether the run is at its first time once more."""
-        return self.found is not None and bool((t == self.found) if isinstance(t, float) else (t == self.found).all())
+        return self.found is not None and bool(np.all(np.asarray(t) == self.found))
 
     def _coefficients(self, t: Times, x: Tensor) -> list[Scalar] | None:
         r"""Of input, output and z; None where sigma is 0.
 
         With :math:`o = p D + q n`: :math:`o_z = (q / \sigma) x + (p - \alpha q / \sigma) z` for delta = 1.
         """
-        if isinstance(t, float):
+        if not isinstance(t, np.ndarray):
             row = self._at(t)
             return None if row == (0.0, 1.0, 0.0) else list(row)
         rows = [self._at(time) for time in t.tolist()]

@@ -30,7 +30,7 @@ def in_space(prediction: Prediction, space: str, t: Times, device: torch.device)
         UnknownNameError: No such quantity.
         SingularTimeError: Not determined at some time.
     """
-    if isinstance(t, float):
+    if not isinstance(t, np.ndarray):
         affine = prediction.quantity(space, t)
         return affine.x / prediction.input_scale(t), affine.output
     state, output = prediction.columns(space, t)
@@ -49,7 +49,7 @@ def vanishes(value: Scalar) -> bool:
 
 def column(value: Scalar, like: Tensor) -> Scalar:
     """The same, ready to multiply a state [B, *D]."""
-    return value if isinstance(value, float) else value.to(like.dtype).reshape(-1, *[1] * (like.ndim - 1))
+    return value.to(like.dtype).reshape(-1, *[1] * (like.ndim - 1)) if isinstance(value, Tensor) else value
 
 
 def coefficient_rows(rows: Sequence[Sequence[Scalar]], count: int, device: torch.device) -> Tensor:

@@ -88,7 +88,7 @@ class SteeredModel(GradientModel):
 
     def objective(self, point: Tensor, t: Times, given: Mapping[str, Any]) -> Tensor:
         """The weighted sum of the losses that act, [B]."""
-        times = [t] if isinstance(t, float) else t.tolist()
+        times = t.tolist() if isinstance(t, np.ndarray) else [t]
         active = np.array([self.active(time) for time in times], dtype=np.float64)  # [1 or B, losses]
         total = None
         for k, condition in enumerate(self.losses):

@@ -40,7 +40,7 @@ class Tangential(GramRule):
 
         .. math:: U_{c,u}^2 = (1 \pm \cos 2\theta) / 2, \quad \cos 2\theta = (\lVert c \rVert^2 - \lVert u \rVert^2) / R
         """
-        cross, difference = m.cu, 2 * m.cd - m.scale * m.dd  # |c|^2 - |u|^2 is b times this
+        cross, difference = m.cu, m.cd + m.ud  # |c|^2 - |u|^2 is b times this
         root = torch.hypot(m.scale * difference, 2 * cross)
         safe = torch.where(root > 0, root, torch.ones_like(root))
         cosine = (m.scale * difference / safe).clamp(-1.0, 1.0)

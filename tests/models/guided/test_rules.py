@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -116,10 +118,9 @@ def test_the_functions_of_diffusers_agree_in_the_convention_of_the_papers() -> N
     c, u = (OUTPUTS[branch].float() for branch in ("cond", "null"))
     model, condition = fixed("noise", VPLinear(), {"cond": c, "null": u})
 
-    def ours(rule, space="output"):
-        return evaluated(
-            guided(model, WEIGHT, type(rule)(**{**vars(rule), "space": space})), condition, x=STATE.float()
-        )
+    def ours(rule):
+        rule = dataclasses.replace(rule, space="output")
+        return evaluated(guided(model, WEIGHT, rule), condition, x=STATE.float())
 
     plain = u + WEIGHT * (c - u)
     scale = cfg_zero_star_scale(c.flatten(1), u.flatten(1)).view(-1, 1, 1)
@@ -369,3 +370,18 @@ def test_refuses_in_words() -> None:
     bound = guided(single, 2.0, Rescale()).bind(one)
     with pytest.raises(ShapeError, match="one has no spread"):
         bound.evaluate(torch.ones(3, 1), T)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_branches_that_agree_or_vanish_change_nothing(name) -> None:
+    """Equal branches give the conditional output; an unconditional output of zero, w times the conditional one."""
+    c = OUTPUTS["cond"].clone().requires_grad_()
+    model, condition = fixed("noise", outputs={"cond": c, "null": c.detach()})
+    same = guided(model, WEIGHT, RULES[name]).bind(condition).evaluate(STATE, T)[0]
+    assert (same - c).abs().max() < 1e-13
+    assert torch.autograd.grad(same.sum(), c)[0].isfinite().all()
+    zero, condition = fixed(outputs={"cond": c.detach(), "null": torch.zeros_like(c)})
+    found = guided(zero, WEIGHT, dataclasses.replace(RULES[name], space="output")).bind(condition).evaluate(STATE, T)[0]
+    assert found.isfinite().all()
+    if name in ("plain", "zero"):
+        assert (found - WEIGHT * c).abs().max() < 1e-13
