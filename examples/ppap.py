@@ -21,10 +21,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="a few seconds: too few updates to mean anything")
     quick = parser.parse_args().quick
-    pictures, updates, drawn, steps = (100, 20, 10, 4) if quick else (1000, 3000, 200, 25)
+    pictures, updates, drawn, steps = (50, 10, 10, 3) if quick else (1000, 3000, 200, 25)
 
     teacher, judge = (pf.models.bundled.load(f"digits28-classifier-{which}") for which in "ab")
-    shown, held_out = transfer_set(pictures), transfer_set(max(pictures // 5, 50), seed=1)
+    shown, held_out = transfer_set(pictures), transfer_set(max(pictures // 5, 20), seed=1)
     guides = {"clean": NoiseExperts([teacher], [])}
     for count in (1, 5):
         trained = train_experts(teacher, shown, count, updates=updates, batch=32, rate=4e-3)

@@ -22,7 +22,7 @@ from .. import bundled
 from ..guided import NoiseExperts
 from ..nets import DigitUNet
 from .evaluate import draw
-from .low_rank import adapter_state, attach, merged
+from .low_rank import adapter_state, attach, load_adapter, merged
 
 SHARPENING = 0.25  # what the teacher's logits are divided by
 
@@ -62,6 +62,7 @@ def train_expert(
     rate: float = 2e-3,
     rank: int = 8,
     seed: int = 0,
+    start: dict[str, Tensor] | None = None,
 ) -> nn.Module:
     """An expert for states at times in a range, trained from the teacher itself.
 
@@ -72,6 +73,7 @@ def train_expert(
         pictures: The transfer set.
         times: ``(lo, hi)`` on the linear path.
         updates, batch, rate, rank, seed: Of the training.
+        start: Adapters to go on from, as :func:`adapter_state` returns them; those of the teacher itself by default.
 
     Returns:
         The network with its adapters attached.
@@ -83,6 +85,8 @@ def train_expert(
     if not 0 <= lo < hi <= 1:
         raise ArgumentError("times", got=times, expected="0 <= lo < hi <= 1")
     expert, generator = attach(teacher, rank, seed=seed), torch.Generator().manual_seed(seed)
+    if start is not None:
+        load_adapter(expert, start)
     optimiser = torch.optim.AdamW([p for p in expert.parameters() if p.requires_grad], lr=rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, updates)
     with torch.no_grad():
@@ -98,13 +102,25 @@ def train_expert(
     return expert
 
 
-def train_experts(teacher: nn.Module, pictures: Tensor, count: int, *, updates: int, **options: Any) -> list[nn.Module]:
-    """One expert for each of ``count`` equal parts of the times, each with its share of ``updates``."""
-    ranges = [(k / count, (k + 1) / count) for k in range(count)]
-    return [
-        train_expert(teacher, pictures, times, updates=updates // count, seed=seed, **options)
-        for seed, times in enumerate(ranges)
-    ]
+def train_experts(
+    teacher: nn.Module, pictures: Tensor, count: int, *, updates: int, inherit: bool = False, **options: Any
+) -> list[nn.Module]:
+    """One expert for each of ``count`` equal parts of the times, each with its share of ``updates``.
+
+    Args:
+        teacher, pictures: As in :func:`train_expert`.
+        count: Number of experts, from the noisiest range to the cleanest.
+        updates: Of all of them together.
+        inherit: Train the cleanest range first, and every other one on from its cleaner neighbour's adapters. All
+            start from the teacher itself otherwise.
+        **options: Of :func:`train_expert`.
+    """
+    experts: list[nn.Module] = []
+    for k in reversed(range(count)):
+        start = adapter_state(experts[-1]) if inherit and experts else None
+        times = (k / count, (k + 1) / count)
+        experts.append(train_expert(teacher, pictures, times, updates=updates // count, seed=k, start=start, **options))
+    return experts[::-1]
 
 
 @torch.no_grad()
