@@ -1,8 +1,9 @@
 """Plug-and-play guidance by noise experts (PPAP): five small adapters against one, and what each is worth as a guide.
 
 The classifier was trained on clean digits. Without data or labels, adapters learn to say of noisy pictures what it says
-of clean ones: five for a fifth of the noise levels each, or one for all, with as many updates in total. Each then
-guides the unconditional model, and another classifier judges.
+of clean ones: five for a fifth of the noise levels each, or one for all, with as many updates in total. Experts go on
+from the adapters of the cleaner range, as in the authors' code. Each then guides the unconditional model, and another
+classifier judges.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def main() -> None:
     shown, held_out = transfer_set(pictures), transfer_set(max(pictures // 5, 20), seed=1)
     guides = {"clean": NoiseExperts([teacher], [])}
     for count in (1, 5):
-        trained = train_experts(teacher, shown, count, updates=updates, batch=32, rate=4e-3)
+        trained = train_experts(teacher, shown, count, updates=updates, batch=32, rate=4e-3, inherit=True)
         guides[f"{count} adapter" + "s" * (count > 1)] = NoiseExperts.equal([merged(net) for net in trained])
     numbers = sum(value.numel() for value in adapter_state(trained[0]).values())
     print(f"an adapter trains {numbers} numbers beside a network of {sum(p.numel() for p in teacher.parameters())}")

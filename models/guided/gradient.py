@@ -41,7 +41,8 @@ class GradientGuidance(GradientModel):
 
     An evaluation costs one backward pass, and none where the scale is 0; there the model's own output is returned, bit
     for bit. So it is where alpha is 0, since the factor diverges while exact gradients vanish, and where sigma is 0.
-    No gradient reaches parameters. Exact likelihoods of the guided flow are no likelihoods of the target.
+    Nothing is accumulated in parameters. Where autograd records the run, the
+    correction is differentiated too. Exact likelihoods of the guided flow are no likelihoods of the target.
 
     Attributes:
         log_likelihood: Function of (point, t, **given) returning [B]: point is the state, or the clean estimate; t is a

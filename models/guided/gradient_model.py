@@ -110,10 +110,10 @@ class BoundGradient(BoundWrapped):
             return (moved(output, gradient, self._per_state(factor, t)),)
         output = self.inner.answer(x, t, branches)[0]
         estimate = self._estimate(x, output, t)
-        graph = self._graph(estimate)
+        recorded = torch.is_grad_enabled()
         with recording():
-            point = estimate if graph else leaf_of(estimate)
-            gradient = self._gradient(model.objective(point, t, self.given), point, t, graph)
+            point = point_of(estimate, recorded)
+            gradient = self._gradient(model.objective(point, t, self.given), point, t, recorded)
         return (moved(output, gradient, factor),)
 
     def _factor(self, t: Times) -> Factor:
@@ -125,23 +125,22 @@ class BoundGradient(BoundWrapped):
     def _of_state(self, x: Tensor, t: Times, factor: Factor) -> tuple[Tensor, Factor]:
         scale = self._input_scale(t)
         state = x if np.all(scale == 1) else multiplied(x, 1 / scale)
-        graph = self._graph(state)
+        recorded = torch.is_grad_enabled()
         with recording():
-            point = state if graph else leaf_of(state)
-            return self._gradient(self.steered.objective(point, t, self.given), point, t, graph), factor
+            point = point_of(state, recorded)
+            return self._gradient(self.steered.objective(point, t, self.given), point, t, recorded), factor
 
     def _through_denoiser(self, x: Tensor, t: Times) -> tuple[Tensor, Tensor]:
         """The output, and the gradient by the network's input."""
         recorded = torch.is_grad_enabled()
-        graph = self._graph(x)
         with recording():
-            point = x if graph else leaf_of(x)
+            point = point_of(x, recorded)
             output = self.inner.answer(point, t, (CONDITIONAL,))[0]
             estimate = self._estimate(point, output, t)
-            gradient = self._gradient(self.steered.objective(estimate, t, self.given), point, t, graph)
+            gradient = self._gradient(self.steered.objective(estimate, t, self.given), point, t, recorded)
         return (output if recorded else output.detach()), gradient
 
-    def _gradient(self, objective: Tensor, point: Tensor, t: Times, graph: bool) -> Tensor:
+    def _gradient(self, objective: Tensor, point: Tensor, t: Times, recorded: bool) -> Tensor:
         """Of the sum over the batch, so that no sample's depends on how many others there are."""
         rows = point.shape[0]
         if not isinstance(objective, Tensor) or objective.shape != (rows,):
@@ -150,7 +149,7 @@ class BoundGradient(BoundWrapped):
         found = None
         if objective.requires_grad:
             self.backwards += 1
-            (found,) = torch.autograd.grad(objective.sum(), point, allow_unused=True, create_graph=graph)
+            (found,) = torch.autograd.grad(objective.sum(), point, allow_unused=True, create_graph=recorded)
         if found is None:
             because = "it does not depend on what it was given"
             raise ArgumentError(
@@ -168,10 +167,6 @@ class BoundGradient(BoundWrapped):
         return found
 
     # --- conversions ---------------------------------------------------------------------------------------------
-
-    def _graph(self, tensor: Tensor) -> bool:
-        """Whether what happens to the tensor is recorded, and so must be the gradient."""
-        return torch.is_grad_enabled() and tensor.requires_grad
 
     def _estimate(self, x: Tensor, output: Tensor, t: Times) -> Tensor:
         state, scale = in_space(self.steered.prediction, "denoised", t, x.device)
@@ -193,8 +188,10 @@ def recording() -> Iterator[None]:
         yield
 
 
-def leaf_of(x: Tensor) -> Tensor:
-    """The same values, to differentiate by."""
+def point_of(x: Tensor, recorded: bool) -> Tensor:
+    """What to differentiate by: the tensor itself where a recorded run depends on it, or its values."""
+    if recorded and x.requires_grad:
+        return x
     return (x.clone() if x.is_inference() else x.detach()).requires_grad_()
 
 

@@ -58,5 +58,5 @@ def moments(
     rows = coefficient_rows([c, d, u], len(sums), sums.device)  # [3, K] or [B, 3, K]
     squares = rows @ products @ rows.mT
     totals = (rows @ sums[..., None])[..., 0]
-    pairs = [squares[:, i, j] for i, j in ((0, 0), (0, 1), (1, 1), (0, 2), (1, 2), (2, 2))]
-    return Moments(scale, tensors[0][0].numel(), *pairs, totals[:, 0], totals[:, 1])
+    (cc, cd, cu), (_, dd, ud), (_, _, uu) = (row.unbind(1) for row in squares.unbind(1))
+    return Moments(scale, tensors[0][0].numel(), cc, cd, dd, cu, ud, uu, totals[:, 0], totals[:, 1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -139,8 +139,3 @@ def steered(
     if strength is not None and not callable(strength):
         finite(strength, "strength")
     return SteeredModel.around(model, losses=tuple(losses), strength=strength)
-
-
-def total_loss(losses: Sequence[SteeringLoss], denoised: Tensor, t: float) -> Tensor:
-    """The weighted sum of all losses at a clean estimate, whether they act at ``t`` or not, [B]."""
-    return torch.stack([c.weight * c.loss(denoised, t, **c.given) for c in losses]).sum(0)

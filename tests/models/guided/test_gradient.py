@@ -177,6 +177,22 @@ def test_a_run_can_be_differentiated_through_its_guidance() -> None:
         assert abs(slope.sum() - numeric) < 1e-6 * abs(numeric)
 
 
+@pytest.mark.parametrize("kind", ["state", "denoiser", "estimate"])
+def test_parameters_are_differentiated_with_the_correction(kind) -> None:
+    net, model = counted_network()
+    around = GradientGuidance.around(model, log_likelihood=lambda d, t: -(d**4).sum(1), kind=kind)
+
+    def run():
+        return pf.sample(around, STATE, solver="euler", grid=[0.2, 0.5, 0.8], differentiable=True).sum()
+
+    (slope,) = torch.autograd.grad(run(), net.bias)
+    with torch.no_grad():
+        net.bias += 1e-6
+        more = run()
+        net.bias -= 2e-6
+        assert abs(slope.sum() - (more - run()) / 2e-6) < 1e-6 * abs(slope.sum())
+
+
 def test_rows_are_as_alone(mixture) -> None:
     label = torch.tensor([0, 1, 2, 1, 0])
 
