@@ -19,7 +19,7 @@ from .guidance import CONDITIONAL, UNCONDITIONAL, BranchWeights, as_guidance
 from .interpolants import Interpolant
 from .predictions import Prediction, prediction
 
-TIME_SHAPES = ("batch", "scalar", "one")
+TIME_SHAPES = ("batch", "scalar", "one", "token")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,8 @@ class Model:
         branches: What replaces it in further branches of guidance, by their names; see :meth:`with_branches`.
         dtype: The network's dtype: inputs are cast to it and outputs cast back; None leaves both alone.
         time_dtype: Dtype of the times: float32, or float64 for float64 states, unless given.
-        time_shape: "batch" ([B]), "one" ([1]) or "scalar" ([]).
+        time_shape: "batch" ([B]), "one" ([1]), "scalar" ([]), or "token": [B], and [B, N] where tokens have times of
+            their own.
         call: ``call(network, x, time, condition) -> Tensor``.
         shared: Keys of the condition whose tensors have no batch dimension.
         split_variance: The network returns 2C channels, of which the second half is a variance: keep the first.
@@ -172,7 +173,8 @@ def adapt(
             Times are never cast to it: in bfloat16, 999 is 1000.
         time_dtype: Dtype of the times, for instance torch.int64 for tables; by default float32, and float64 for
             float64 states.
-        time_shape: "batch" for times [B], "one" for [1], "scalar" for [].
+        time_shape: "batch" for times [B], "one" for [1], "scalar" for [], "token" for [B] and, where tokens have times
+            of their own, [B, N].
         call: "x_t" for ``network(x, time, **condition)``, "t_x" for ``network(time, x, **condition)``, "x" for
             ``network(x, **condition)``, or a function of (network, x, time, condition) returning the output tensor.
         shared: Keys of the condition whose tensors have no batch dimension (position ids).
@@ -203,7 +205,7 @@ def adapt(
             raise UnknownNameError("call", got=repr(call), expected="'x_t', 't_x', 'x' or a function")
         call = CALLS[call]
     if time_shape not in TIME_SHAPES:
-        raise UnknownNameError("time_shape", got=repr(time_shape), expected="'batch', 'one' or 'scalar'")
+        raise UnknownNameError("time_shape", got=repr(time_shape), expected="'batch', 'one', 'scalar' or 'token'")
     if not callable(network):
         raise ArgumentError("network", got=type(network).__name__, expected="a callable")
     if autocast is not None:

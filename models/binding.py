@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import ArgumentError, ShapeError
-from .bound import Bound, Branches, Index, Times
+from .bound import Bound, Branches, Index, Times, no_token_times
 from .guidance import UNCONDITIONAL
 from .trees import root, stack_rows, stackable, tree_map
 
@@ -102,12 +102,18 @@ class BoundModel(Bound):
         joint = None if self.model.sequential else self._condition(branches, rows, x.device)
         if joint is None:
             return tuple(self._call(x, t, self._condition((b,), rows, x.device)) for b in branches)
-        repeated = np.tile(t, len(branches)) if isinstance(t, np.ndarray) else t
+        repeated = np.concatenate([t] * len(branches)) if isinstance(t, np.ndarray) else t
         output = self._call(self._repeated(x, len(branches)), repeated, joint)
         if output.ndim == 0 or output.shape[0] != rows * len(branches):
             expected = f"{rows * len(branches)} rows, {rows} for each of {branches}"
             raise ShapeError("network output", got=list(output.shape), expected=expected)
         return tuple(output.narrow(0, i * rows, rows) for i in range(len(branches)))
+
+    def answer_tokens(self, x: Tensor, t: NDArray[np.float64], branches: Branches) -> tuple[Tensor, ...]:
+        """As :meth:`answer`, at times [B, N]."""
+        if self.model.time_shape != "token":
+            raise no_token_times(f"a network adapted with time_shape={self.model.time_shape!r}")
+        return self.answer(x, t, branches)
 
     # --- the call ----------------------------------------------------------------------------------------------
 
@@ -148,13 +154,13 @@ class BoundModel(Bound):
         time = self.model.prediction.time(t)
         if not dtype.is_floating_point and time != round(time):
             raise not_whole(time, t, dtype)
-        shape = {"batch": (x.shape[0],), "one": (1,), "scalar": ()}[self.model.time_shape]
+        shape = {"one": (1,), "scalar": ()}.get(self.model.time_shape, (x.shape[0],))
         return torch.full(shape, time if dtype.is_floating_point else round(time), dtype=dtype, device=x.device)
 
     def _time_per_row(self, times: NDArray[np.float64], x: Tensor) -> Tensor:
-        """The network's time of each row, [B]; computed in float64 once for each time that occurs, rounded once."""
+        """The network's times of rows [B] or tokens [B, N]: in float64 once for each time that occurs, rounded once."""
         check_state(self.model, x)
-        if self.model.time_shape != "batch":
+        if self.model.time_shape not in ("batch", "token"):
             raise ArgumentError(
                 "times",
                 got="rows with times of their own",
@@ -167,7 +173,7 @@ class BoundModel(Bound):
         if not dtype.is_floating_point and (told != np.round(told)).any():
             worst = int(np.argmax(told != np.round(told)))
             raise not_whole(float(told[worst]), float(distinct[worst]), dtype)
-        return torch.from_numpy(told[which]).to(dtype).to(x.device)
+        return torch.from_numpy(told[which].reshape(times.shape)).to(dtype).to(x.device)
 
     def _time_dtype(self, x: Tensor) -> torch.dtype:
         return self.model.time_dtype or (torch.float64 if x.dtype == torch.float64 else torch.float32)

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .row_times import RowTimes, row_times
+from ..errors import ArgumentError
+from .row_times import RowTimes, TokenTimes, row_times, token_times
 
 if TYPE_CHECKING:
     from .adapter import Model
@@ -107,3 +108,37 @@ class Bound(ABC):
         told = row_times(times, x.shape[0])
         same = told.size > 0 and bool((told == told[0]).all())
         return self.answer(x, float(told[0]) if same else told, branches)
+
+    def evaluate_tokens(self, x: Tensor, times: TokenTimes, branches: Branches = ("cond",)) -> tuple[Tensor, ...]:
+        """As :meth:`evaluate`, for tokens with times of their own: the network is told [B, N] times.
+
+        Args:
+            x: The network's input, already scaled token by token, shape [B, *D]. Not written to.
+            times: Solver times in [0, 1] on the host, [N] for all rows or [B, N]; which part of the state a token is
+                is the network's to say.
+            branches: As in :meth:`evaluate`.
+
+        Raises:
+            ArgumentError: As :meth:`evaluate`; a network, or a wrapper, that takes one time for all tokens.
+            ShapeError: As :meth:`evaluate`; times of another shape.
+        """
+        told = token_times(times, x.shape[0])
+        same = told.size > 0 and bool((told == told[0, 0]).all())
+        if same:
+            return self.answer(x, float(told[0, 0]), branches)
+        return self.answer_tokens(x, told, branches)
+
+    def answer_tokens(self, x: Tensor, t: NDArray[np.float64], branches: Branches) -> tuple[Tensor, ...]:
+        """One raw output for each branch at times [B, N]; only bound networks have it."""
+        del x, t, branches
+        raise no_token_times(type(self.model).__name__)
+
+
+def no_token_times(what: str) -> ArgumentError:
+    """The error of what takes one time for all tokens."""
+    return ArgumentError(
+        "times",
+        got="tokens with times of their own",
+        expected=f"one time for all of them, which is what {what} takes",
+        hint="time_shape='token' if the network can take [B, N]; models.regional.RegionAdaptive needs one time only",
+    )

@@ -7,13 +7,14 @@ import torch
 from ..errors import ArgumentError
 from . import bundled
 from .adapter import Model, adapt
+from .nets import DigitDiT
 
 
 def load(name: str = "digits28-base", device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Model:
     """A bundled generative model; its condition is ``{"label": int64 [B]}``.
 
     Args:
-        name: "digits28-base" or "digits28-small": digits [B, 1, 28, 28] in [-1, 1].
+        name: "digits28-base", "digits28-small" or "digits28-dit" (a transformer): digits [B, 1, 28, 28] in [-1, 1].
         device: Where the network goes.
         dtype: Of the network. States may have another: they are cast to it and the velocities back.
 
@@ -32,4 +33,5 @@ def load(name: str = "digits28-base", device: str | torch.device = "cpu", dtype:
         raise ArgumentError("name", got=repr(name), expected="a velocity network", hint=hint)
     network = bundled.load(name, device, dtype)
     null = {"label": torch.tensor([card["null_id"]], device=device)}
-    return adapt(network, "velocity", "linear", null=null, dtype=dtype, channels=1)
+    time_shape = "token" if isinstance(network, DigitDiT) else "batch"
+    return adapt(network, "velocity", "linear", null=null, dtype=dtype, channels=1, time_shape=time_shape)

@@ -10,11 +10,12 @@ from safetensors.torch import load as load_tensors
 from torch import nn
 
 from ...errors import ArgumentError, CorruptFileError, UnknownNameError
-from ..nets import DigitClassifier, DigitUNet, NoisyClassifier
+from ..nets import DigitClassifier, DigitDiT, DigitUNet, NoisyClassifier
 
 WEIGHTS = Path(__file__).parent / "weights"
 ARCHITECTURES: dict[str, type[nn.Module]] = {
     "DigitClassifier": DigitClassifier,
+    "DigitDiT": DigitDiT,
     "DigitUNet": DigitUNet,
     "NoisyClassifier": NoisyClassifier,
 }
@@ -27,8 +28,8 @@ def names(*, folder: str | Path = WEIGHTS) -> list[str]:
         folder: Where cards and weights lie; the package's own by default.
 
     Example:
-        >>> names()
-        ['digits28-base', 'digits28-classifier-a', 'digits28-classifier-b', 'digits28-minority', 'digits28-small']
+        >>> names()[:3]
+        ['digits28-base', 'digits28-classifier-a', 'digits28-classifier-b']
     """
     return sorted(path.stem for path in Path(folder).glob("*.json"))
 
@@ -73,7 +74,7 @@ def load(
         folder: Where cards and weights lie; the package's own by default.
 
     Returns:
-        A `DigitUNet`, `DigitClassifier` or `NoisyClassifier`.
+        A `DigitUNet`, `DigitDiT`, `DigitClassifier` or `NoisyClassifier`.
 
     Raises:
         UnknownNameError: No model has that name.

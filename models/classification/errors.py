@@ -91,7 +91,7 @@ def denoising_errors(
         return torch.empty(*chosen.shape, len(told), dtype=wide, device=x.device)
     parts = [
         _errors_of_rows(field, x, chosen, told, numbers, (seed, ids), loss, begin, end)
-        for begin, end in _calls(len(told), chosen.numel(), max_rows, model.time_shape == "batch")
+        for begin, end in _calls(len(told), chosen.numel(), max_rows, model.time_shape in ("batch", "token"))
     ]
     return torch.cat(parts).reshape(len(told), *chosen.shape).permute(1, 2, 0)
 

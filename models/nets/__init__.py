@@ -1,7 +1,8 @@
-"""Networks small enough to ship: the digit UNet (velocity) and classifiers of clean and of noisy digits."""
+"""Networks small enough to ship: the digit UNet and transformer (velocities), classifiers of clean and noisy digits."""
 
 from .classifier import DigitClassifier
+from .dit import DigitDiT
 from .noisy_classifier import NoisyClassifier
 from .unet import DigitUNet
 
-__all__ = ["DigitClassifier", "DigitUNet", "NoisyClassifier"]
+__all__ = ["DigitClassifier", "DigitDiT", "DigitUNet", "NoisyClassifier"]

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...errors import ArgumentError, DtypeError, ShapeError
+from ...errors import ArgumentError
+from .inputs import check_digits
 
 GROUPS = 8
 
@@ -170,7 +171,7 @@ class DigitUNet(nn.Module):
             DtypeError: x differs from the weights in dtype, t is not floating, or label is not int64.
             ArgumentError: A label on the CPU is outside 0..K.
         """
-        self._check(x, t, label)
+        check_digits(x, t, label, self.enter.weight, self.classes)
         if not len(x):  # pixel_unshuffle returns an empty tensor unfolded (torch 2.13)
             return x.clone()
         e = F.silu(self.time(t) + self.label(label))
@@ -181,30 +182,6 @@ class DigitUNet(nn.Module):
         h = self.grow(F.interpolate(h, scale_factor=2.0, mode="nearest"))
         h = self.up1(torch.cat([h, a], dim=1), e)
         return F.pixel_shuffle(self.leave(F.silu(self.norm(h))), 2)
-
-    def _check(self, x: Tensor, t: Tensor, label: Tensor) -> None:
-        if x.ndim != 4 or tuple(x.shape[1:]) != (1, 28, 28):
-            hint = "Try x[:, None]." if tuple(x.shape[-2:]) == (28, 28) and x.ndim == 3 else "Images lie in [-1, 1]."
-            raise ShapeError("x", got=_describe(x), expected="[B, 1, 28, 28]", hint=hint)
-        for name, value in (("t", t), ("label", label)):
-            if tuple(value.shape) != (x.shape[0],):
-                raise ShapeError(name, got=_describe(value), expected=f"[{x.shape[0]}], one value a sample")
-        weight = self.enter.weight
-        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
-            raise DtypeError("x", got=str(x.dtype), expected=f"{weight.dtype}, the dtype of the weights")
-        if not t.is_floating_point():
-            raise DtypeError("t", got=str(t.dtype), expected="a floating dtype, 0 = noise and 1 = data")
-        if label.dtype != torch.int64:
-            raise DtypeError("label", got=str(label.dtype), expected="torch.int64")
-        if label.device.type == "cpu" and label.numel() and not torch.compiler.is_compiling():
-            low, high = (int(v) for v in label.aminmax())
-            if low < 0 or high > self.classes:
-                got = low if low < 0 else high
-                raise ArgumentError("label", got=got, expected=f"0..{self.classes} ({self.classes} = unconditional)")
-
-
-def _describe(x: Tensor) -> str:
-    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
 
 
 def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:

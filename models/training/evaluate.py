@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..bundled.loader import WEIGHTS, card, load
-from ..nets import DigitClassifier, DigitUNet
+from ..nets import DigitClassifier, DigitDiT, DigitUNet
 from . import metrics
 from .digits import Digits, load_digits28
 from .pack import write_card
@@ -23,6 +23,7 @@ from .train_digits import accuracy
 
 Sampler = Callable[..., Tensor]
 SEED = 2024
+MODELS = ("digits28-classifier-a", "digits28-classifier-b", "digits28-base", "digits28-small", "digits28-dit")
 REFERENCES = {
     "frechet_reference": "as many training digits, class-balanced, in the judge's features; 500 held-out are too few",
     "energy_distance_reference": "500 held-out digits, in pixels",
@@ -39,7 +40,9 @@ RUNS = (  # method, steps, guidance weight: 20 Heun steps as the reference, then
 
 
 @torch.no_grad()
-def draw(net: DigitUNet, labels: Tensor, *, seed: int, method: str, steps: int, guidance: float = 1.0) -> Tensor:
+def draw(
+    net: DigitUNet | DigitDiT, labels: Tensor, *, seed: int, method: str, steps: int, guidance: float = 1.0
+) -> Tensor:
     r"""Integrates the guided velocity from noise to data on a uniform grid, in batches of 250.
 
     .. math:: v = v_\varnothing + w (v_y - v_\varnothing)
@@ -48,7 +51,7 @@ def draw(net: DigitUNet, labels: Tensor, *, seed: int, method: str, steps: int, 
     with it.
 
     Args:
-        net: A `DigitUNet`.
+        net: A `DigitUNet` or `DigitDiT`.
         labels: Classes to draw, [N], int64.
         seed: Of the initial noise, drawn for all samples at once, so that batches and methods share it.
         method: "euler" (one evaluation a step) or "heun" (two).
@@ -80,7 +83,7 @@ def draw(net: DigitUNet, labels: Tensor, *, seed: int, method: str, steps: int, 
 
 
 def evaluate_velocity(
-    net: DigitUNet,
+    net: DigitUNet | DigitDiT,
     judge: DigitClassifier,
     train: Digits,
     held_out: Digits,
@@ -91,7 +94,7 @@ def evaluate_velocity(
     """All sample metrics of one velocity network.
 
     Args:
-        net: A `DigitUNet`.
+        net: A `DigitUNet` or `DigitDiT`.
         judge: The classifier that labels samples and gives features.
         train: Training digits.
         held_out: Held-out digits.
@@ -189,21 +192,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=WEIGHTS)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", nargs="*", default=MODELS, choices=MODELS, help="by default all of them")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.set_grad_enabled(False)
     train, held_out, _ = load_digits28()
-    for name in ("digits28-classifier-a", "digits28-classifier-b"):
+    for name in (name for name in options.only if "classifier" in name):
         facts = card(name, folder=options.folder)
         facts["metrics"] = {"held_out_accuracy": accuracy(load(name, folder=options.folder), held_out)}
         write_card(facts, options.folder)
         print(name, facts["metrics"], flush=True)
     judge = cast(DigitClassifier, load("digits28-classifier-b", folder=options.folder))
     base = load("digits28-base", folder=options.folder)
-    for name in ("digits28-base", "digits28-small"):
-        net, facts = cast(DigitUNet, load(name, folder=options.folder)), card(name, folder=options.folder)
+    for name in (name for name in options.only if "classifier" not in name):
+        net, facts = cast(DigitUNet | DigitDiT, load(name, folder=options.folder)), card(name, folder=options.folder)
         facts["metrics"] = evaluate_velocity(net, judge, train, held_out)
-        if name == "digits28-small":
+        if name != "digits28-base":
             facts["metrics"]["cosine_similarity_with_base"] = compare_velocities(net, base, held_out)
         write_card(facts, options.folder)
 

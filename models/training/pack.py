@@ -20,6 +20,7 @@ from .digits import LICENCE, SPLIT_SEED, TRAIN_PER_CLASS
 PURPOSE = {
     "digits28-base": "class-conditional velocity of handwritten digits",
     "digits28-small": "the same velocity from a network 8.6 times smaller, for the noisy early part of a trajectory",
+    "digits28-dit": "the same velocity by a transformer over patches of 4 x 4 pixels, for what works on tokens",
     "digits28-classifier-a": "verifier: reward and guidance; never judge with it what was optimised for it",
     "digits28-classifier-b": "judge: evaluation only",
     "digits28-minority": "how rare a noisy digit is within its class, in 10 levels: minority guidance",
@@ -84,6 +85,7 @@ def rounding_error(recipe: dict[str, Any], path: Path) -> float:
     x, t = torch.randn(200, 1, 28, 28, generator=generator), torch.rand(200, generator=generator)
     inputs = {
         "DigitUNet": (x, t, torch.arange(200) % 11),
+        "DigitDiT": (x, t, torch.arange(200) % 11),
         "DigitClassifier": (x.clamp(-1, 1),),
         "NoisyClassifier": (x, t, torch.arange(200) % 10),
     }[recipe["architecture"]]
@@ -116,7 +118,12 @@ def _noisy_facts(recipe: dict[str, Any]) -> dict[str, Any]:
     return {"path": "linear: x_t = t x_1 + (1 - t) x_0, t = 0 noise, t = 1 data", "times": "uniform"}
 
 
-FACTS = {"DigitUNet": _flow_facts, "DigitClassifier": _clean_facts, "NoisyClassifier": _noisy_facts}
+FACTS = {
+    "DigitUNet": _flow_facts,
+    "DigitDiT": _flow_facts,
+    "DigitClassifier": _clean_facts,
+    "NoisyClassifier": _noisy_facts,
+}
 
 
 def main() -> None:

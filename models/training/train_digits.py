@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..bundled.loader import ARCHITECTURES
-from ..nets import DigitUNet
+from ..nets import DigitDiT, DigitUNet
 from .digits import Digits, load_digits28
 
 
@@ -49,11 +49,22 @@ class Recipe:
     threads: int = 2
 
 
-# 4500 images: 70 batches of 64 an epoch for the velocities (85 and 171 epochs), 35 of 128 for the classifiers (60).
+# 4500 images: 70 batches of 64 an epoch for the UNets (85 and 171 epochs), 140 of 32 for the transformer (36), 35 of
+# 128 for the classifiers (60).
 RECIPES = {
     "digits28-base": Recipe("DigitUNet", {"width": 48, "embedding": 192, "heads": 4, "classes": 10}, 6000, 64, 1e-3, 1),
     "digits28-small": Recipe(
         "DigitUNet", {"width": 16, "embedding": 64, "heads": 4, "classes": 10}, 12000, 64, 1e-3, 2
+    ),
+    "digits28-dit": Recipe(
+        "DigitDiT",
+        {"width": 64, "depth": 4, "heads": 4, "patch": 4, "classes": 10},
+        5000,
+        32,
+        2e-3,
+        5,
+        weight_decay=0.0,
+        threads=1,
     ),
     "digits28-classifier-a": Recipe(
         "DigitClassifier", {"classes": 10}, 2100, 128, 2e-3, 3, warmup=100, betas=(0.9, 0.999), smoothing=0.05
@@ -100,7 +111,9 @@ def draw_times(count: int, uniform: float, generator: torch.Generator) -> Tensor
     return torch.where(flat, torch.rand(count, generator=generator, dtype=torch.float64), logit_normal).float()
 
 
-def flow_loss(net: DigitUNet, x1: Tensor, label: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+def flow_loss(
+    net: DigitUNet | DigitDiT, x1: Tensor, label: Tensor, recipe: Recipe, generator: torch.Generator
+) -> Tensor:
     """Mean squared error of the velocity x_1 - x_0 at x_t = t x_1 + (1 - t) x_0 (Lipman et al. 2023).
 
     A share `label_dropout` of the labels becomes the null label (Ho & Salimans 2022).
@@ -130,7 +143,11 @@ def class_loss(net: nn.Module, x: Tensor, label: Tensor, recipe: Recipe, generat
     return F.cross_entropy(net(augment(x, generator)), label, label_smoothing=recipe.smoothing)
 
 
-LOSSES: dict[str, Callable[..., Tensor]] = {"DigitUNet": flow_loss, "DigitClassifier": class_loss}
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "DigitUNet": flow_loss,
+    "DigitDiT": flow_loss,
+    "DigitClassifier": class_loss,
+}
 
 
 class Trainer:

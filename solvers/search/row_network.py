@@ -54,7 +54,7 @@ class RowNetwork:
         if rows == 0:
             return tuple(x for _ in branches)
         told = np.broadcast_to(np.asarray(times, dtype=np.float64), (rows,))
-        alike = self.network.model.time_shape == "batch"  # else the network takes one time for all rows
+        alike = self.network.model.time_shape in ("batch", "token")  # else the network takes one time for all rows
         groups = [np.arange(rows)] if alike else [np.flatnonzero(told == t) for t in np.unique(told)]
         pieces = [group[i : i + size] for group in groups for i in range(0, len(group), size)]
         if len(pieces) == 1:

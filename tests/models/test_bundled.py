@@ -21,8 +21,15 @@ from pushforward.models.training.train_digits import (
     learning_rate,
 )
 
-NAMES = ["digits28-base", "digits28-classifier-a", "digits28-classifier-b", "digits28-minority", "digits28-small"]
-VELOCITIES = ["digits28-base", "digits28-small"]
+NAMES = [
+    "digits28-base",
+    "digits28-classifier-a",
+    "digits28-classifier-b",
+    "digits28-dit",
+    "digits28-minority",
+    "digits28-small",
+]
+VELOCITIES = ["digits28-base", "digits28-small", "digits28-dit"]
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +61,9 @@ def test_card_is_complete(name):
 
 def test_velocities_share_their_conventions():
     """Stitching two networks along one trajectory needs one path, one scaling and one null label."""
-    base, small = (bundled.card(name) for name in VELOCITIES)
+    base, *others = (bundled.card(name) for name in VELOCITIES)
     for key in ("path", "prediction", "scaling", "null_id", "data"):
-        assert base[key] == small[key]
+        assert all(base[key] == other[key] for other in others)
 
 
 def test_sizes():
@@ -150,11 +157,14 @@ def test_verifier_and_judge_are_different_networks(digits):
     assert (a(x).softmax(1) - b(x).softmax(1)).abs().max() > 0.1
 
 
-@pytest.mark.parametrize(("name", "ceiling"), [("digits28-base", 0.180), ("digits28-small", 0.200)])
+@pytest.mark.parametrize(
+    ("name", "ceiling"), [("digits28-base", 0.180), ("digits28-small", 0.200), ("digits28-dit", 0.203)]
+)
 def test_velocity_loss_on_held_out_digits(name, ceiling, digits):
     """The regression loss at t uniform in strata; a wrong sign or scaling of time, label or pixels shows at once.
 
-    Measured: 0.1743 and 0.1930. The draws are fixed, so the room above is for rounding and other torch versions' draws.
+    Measured: 0.1743, 0.1930 and 0.1956. The draws are fixed, so the room above is for rounding and other torch
+    versions' draws.
     """
     net, x1, label = bundled.load(name), digits[1].images, digits[1].labels
     generator = torch.Generator().manual_seed(0)

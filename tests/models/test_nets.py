@@ -4,12 +4,23 @@ import pytest
 import torch
 
 from pushforward.errors import ArgumentError, DtypeError, ShapeError
-from pushforward.models.nets import DigitClassifier, DigitUNet
+from pushforward.models.nets import DigitClassifier, DigitDiT, DigitUNet
 
 
-def small() -> DigitUNet:
+def unet() -> DigitUNet:
+    return DigitUNet(width=16, embedding=64)
+
+
+def dit() -> DigitDiT:
+    return DigitDiT(width=32, depth=2)
+
+
+VELOCITIES = pytest.mark.parametrize("kind", [unet, dit], ids=["unet", "dit"])
+
+
+def small(kind=unet) -> torch.nn.Module:
     torch.manual_seed(0)
-    net = DigitUNet(width=16, embedding=64)
+    net = kind()
     for p in net.parameters():  # zero-initialised layers would hide everything behind them
         torch.nn.init.normal_(p, std=0.1)
     return net.requires_grad_(False)
@@ -32,13 +43,20 @@ def test_classifier_parameter_count():
     assert sum(p.numel() for p in DigitClassifier().parameters()) == 89_770
 
 
-def test_a_new_network_predicts_zero():
+def test_transformer_parameter_count():
+    assert sum(p.numel() for p in DigitDiT().parameters()) == 321_360
+    assert DigitDiT(patch=2).tokens == 196
+
+
+@VELOCITIES
+def test_a_new_network_predicts_zero(kind):
     x, t, label = inputs()
-    assert torch.equal(DigitUNet(16, 64)(x, t, label), torch.zeros_like(x))
+    assert torch.equal(kind()(x, t, label), torch.zeros_like(x))
 
 
-def test_every_input_matters_and_samples_do_not_mix():
-    net, (x, t, label) = small(), inputs()
+@VELOCITIES
+def test_every_input_matters_and_samples_do_not_mix(kind):
+    net, (x, t, label) = small(kind), inputs()
     v = net(x, t, label)
     assert v.shape == x.shape
     alone = torch.cat([net(x[i : i + 1], t[i : i + 1], label[i : i + 1]) for i in range(3)])
@@ -47,11 +65,12 @@ def test_every_input_matters_and_samples_do_not_mix():
         assert (net(*changed)[0] - v[0]).abs().max() > 1e-3
 
 
+@VELOCITIES
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_dtypes(dtype):
+def test_dtypes(dtype, kind):
     x, t, label = inputs(dtype=dtype)
-    reference = small().double()(x.double(), t, label)
-    v = small().to(dtype)(x, t.to(torch.float64), label)
+    reference = small(kind).double()(x.double(), t, label)
+    v = small(kind).to(dtype)(x, t.to(torch.float64), label)
     assert v.dtype == dtype
     # 20 layers in a row, each rounding weights and activations once
     assert (v.double() - reference).norm() <= 20 * torch.finfo(dtype).eps * reference.norm()
@@ -67,17 +86,19 @@ def test_time_features_stay_exact_in_half_precision():
     assert (net.time(t).float() - wide).norm() < 0.02 * wide.norm()
 
 
-def test_gradients_reach_input_and_parameters():
-    net, (x, t, label) = small().requires_grad_(True), inputs()
+@VELOCITIES
+def test_gradients_reach_input_and_parameters(kind):
+    net, (x, t, label) = small(kind).requires_grad_(True), inputs()
     x.requires_grad_(True)
     net(x, t, label).square().sum().backward()
     assert x.grad.abs().max() > 0
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters())
 
 
-def test_empty_batch():
+@VELOCITIES
+def test_empty_batch(kind):
     x, t, label = torch.zeros(0, 1, 28, 28), torch.zeros(0), torch.zeros(0, dtype=torch.int64)
-    assert small()(x, t, label).shape == (0, 1, 28, 28)
+    assert small(kind)(x, t, label).shape == (0, 1, 28, 28)
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (3, 28, 28), (3, 3, 28, 28), (3, 1, 32, 32)])
@@ -99,12 +120,13 @@ def test_wrong_time_or_label_shape(t, label, name):
         small()(torch.zeros(3, 1, 28, 28), torch.zeros(t), torch.zeros(label, dtype=torch.int64))
 
 
+@VELOCITIES
 @pytest.mark.parametrize("value", [-1, 11, 12])
-def test_label_out_of_range(value):
+def test_label_out_of_range(value, kind):
     x, t, label = inputs()
     label[1] = value
     with pytest.raises(ArgumentError, match=rf"label: got {value}, expected 0\.\.10 \(10 = unconditional\)"):
-        small()(x, t, label)
+        small(kind)(x, t, label)
 
 
 def test_wrong_dtypes():
@@ -123,6 +145,25 @@ def test_wrong_dtypes():
 def test_sizes_that_do_not_divide(sizes):
     with pytest.raises(ArgumentError, match=r"^(width|heads): got"):
         DigitUNet(**sizes)
+
+
+@pytest.mark.parametrize("sizes", [{"patch": 3}, {"width": 6}, {"heads": 0}, {"heads": 3}, {"depth": 0}])
+def test_sizes_of_a_transformer_that_do_not_divide(sizes):
+    with pytest.raises(ArgumentError, match=r"^(width|patch|depth): got"):
+        DigitDiT(**sizes)
+
+
+def test_patches_come_and_go_in_the_same_place():
+    """With all blocks idle, what leaves a token depends on its own patch alone, and lands there."""
+    net = dit()
+    torch.nn.init.normal_(net.leave.weight)
+    x, t, label = inputs()
+    changed = x.clone()
+    changed[:, :, 8:12, 20:24] += 1
+    moved = (net(changed, t, label) - net(x, t, label)).abs() > 0
+    inside = torch.zeros_like(moved)
+    inside[:, :, 8:12, 20:24] = True
+    assert torch.equal(moved, inside)
 
 
 def test_classifier_logits_are_linear_in_its_features():

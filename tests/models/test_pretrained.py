@@ -5,7 +5,7 @@ from pushforward import models
 from pushforward.errors import ArgumentError, UnknownNameError
 
 
-@pytest.mark.parametrize("name", ["digits28-base", "digits28-small"])
+@pytest.mark.parametrize("name", ["digits28-base", "digits28-small", "digits28-dit"])
 def test_a_bundled_model_is_its_network_with_labels(name):
     model = models.load(name)
     x = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
