@@ -5,7 +5,20 @@ if (
 ):  # on sys.path by accident (a checkout as working directory): look like an unrelated, empty module
     __version__ = "0"
 else:
-    from . import adaptive, brownian, ensemble, exponential, interop, likelihood, ode, parallel, particles, sde, search
+    from . import (
+        adaptive,
+        brownian,
+        ensemble,
+        exponential,
+        interop,
+        likelihood,
+        ode,
+        parallel,
+        particles,
+        sde,
+        search,
+        tokens,
+    )
     from .adaptive import Controller, Event, Solution, Status, solve_ode
     from .brownian import BrownianTree, solve_sde
     from .ensemble import solve_ensemble
@@ -101,4 +114,5 @@ else:
         "solve_sde",
         "solver",
         "solvers",
+        "tokens",
     ]
