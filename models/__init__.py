@@ -98,6 +98,8 @@ else:
     from .pretrained import load as load
     from .probing import identify as identify
     from .probing import validate as validate
+    from .regional import RegionAdaptive as RegionAdaptive
+    from .regional import RegionSchedule as RegionSchedule
     from .schedules import EDM as EDM
     from .schedules import VE as VE
     from .schedules import Cosine as Cosine

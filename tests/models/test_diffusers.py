@@ -1,5 +1,7 @@
 """Tiny randomly initialised modules of every family, and the oracle behind the interface of each."""
 
+import dataclasses
+
 import pytest
 import torch
 from tiny_modules import CASES, DDPM, FLOW, TIMES, case, diffusers, dit, normal, unet
@@ -15,6 +17,7 @@ from pushforward.models import (
     reference_mixture,
 )
 from pushforward.models.adapters.diffusers import read_scheduler
+from pushforward.models.regional import RegionAdaptive, RegionSchedule
 
 
 @pytest.fixture
@@ -255,3 +258,29 @@ def test_a_prediction_instead_of_a_scheduler():
     reading = prediction("velocity", Linear(), network_time="t")
     model = from_diffusers(unet().eval(), prediction=reading)
     assert model.prediction is reading
+
+
+@pytest.mark.parametrize("name", ["SD3", "PixArt"])
+def test_region_adaptive_on_tokens_of_other_networks(name):
+    """Text tokens stay outside: of attention to another sequence nothing is kept."""
+    module, config, x, condition, null, _, _ = case(name)
+    torch.manual_seed(0)
+    for p in module.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    model = from_diffusers(module.double().eval(), config, null=null)
+    still = dataclasses.replace(model, prediction=prediction("velocity", Linear(), network_time=lambda t: 500.0))
+    fast = RegionAdaptive.around(still, schedule=RegionSchedule(0.5, warmup=1))
+    assert all(("attn2" in key) <= (name == "SD3") for key in fast.where.keys)
+    run, plain = fast.bind(condition), still.bind(condition)
+    x, other = x.double(), torch.roll(x.double(), 1, 0)
+    with torch.no_grad():
+        dense = plain.evaluate(x, 0.0, ("cond", "null"))
+        assert all(torch.equal(a, b) for a, b in zip(run.evaluate(x, 0.0, ("cond", "null")), dense, strict=True))
+        for a, b in zip(run.evaluate(x, 0.1, ("cond", "null")), dense, strict=True):
+            assert (a - b).abs().max() < 1e-6 * b.abs().max()
+        changed = run.evaluate(other, 0.2, ("cond", "null"))
+    here = torch.zeros(2, 16).scatter(1, run.active, 1.0).view(2, 1, 4, 4)
+    here = here.repeat_interleave(2, 2).repeat_interleave(2, 3).bool().expand_as(x)
+    for a, b in zip(changed, dense, strict=True):
+        assert (a - b)[here].abs().min() > 0
+        assert (a - b)[~here].abs().max() < 1e-6 * b.abs().max()
