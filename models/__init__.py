@@ -98,6 +98,7 @@ else:
     from .pretrained import load as load
     from .probing import identify as identify
     from .probing import validate as validate
+    from .refined import RefinedModel as RefinedModel
     from .regional import RegionAdaptive as RegionAdaptive
     from .regional import RegionSchedule as RegionSchedule
     from .schedules import EDM as EDM

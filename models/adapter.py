@@ -98,6 +98,16 @@ class Model:
             check_mapping(name, condition)
         return dataclasses.replace(self, branches={**self.branches, **conditions})
 
+    def with_networks(self, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Model:
+        """The model with other networks in the places of its own: compiled ones, or such as count their calls.
+
+        Example:
+            >>> model = adapt(lambda x, t: -x).with_networks(lambda network: lambda x, t: 2 * network(x, t))
+            >>> model.evaluate(torch.ones(1, 1), 0.5)
+            (tensor([[-2.]]),)
+        """
+        return dataclasses.replace(self, network=change(self.network))
+
     def bind(
         self,
         condition: Mapping[str, Any] | None = None,

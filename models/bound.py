@@ -76,13 +76,26 @@ class Bound(ABC):
             ShapeError: A condition whose batch is neither 1 nor ``rows``; names it.
         """
 
-    def evaluate(self, x: Tensor, t: float, branches: Branches = ("cond",)) -> tuple[Tensor, ...]:
+    def refine(self, x: Tensor, t: float, branches: Branches, base: Tensor) -> tuple[Tensor, ...]:
+        """How the velocity ``base`` has changed, for each branch of a refiner; see :class:`RefinedModel`.
+
+        Raises:
+            ArgumentError: The model has none.
+        """
+        del x, base
+        got, hint = f"{branches[0]!r} at t = {t:.4g}", "Wrap it: RefinedModel.around(model, refiner=...)"
+        raise ArgumentError("branch", got=got, expected="a branch of the model, which has no refiner", hint=hint)
+
+    def evaluate(
+        self, x: Tensor, t: float, branches: Branches = ("cond",), base: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         """One raw output for each branch, cast back to the dtype of x if the network has its own.
 
         Args:
             x: The network's input, already scaled, shape [B, *D]. Not written to.
             t: Solver time in [0, 1].
             branches: Names of guidance branches: "cond", "null", and those that the model was given.
+            base: An earlier velocity, shape of x, whose change the branches "refiner" and "refiner.null" say.
 
         Returns:
             One tensor a branch; parts of one output where several were rows of one call.
@@ -91,7 +104,7 @@ class Bound(ABC):
             ArgumentError: A branch that has no condition; a time that the network's dtype cannot hold.
             ShapeError: A condition whose batch is neither 1 nor that of x; names it.
         """
-        return self.answer(x, t, branches)
+        return self.answer(x, t, branches) if base is None else self.refine(x, t, branches, base)
 
     def evaluate_rows(self, x: Tensor, times: RowTimes, branches: Branches = ("cond",)) -> tuple[Tensor, ...]:
         """As :meth:`evaluate`, for rows with times of their own: one call, and the network is told [B] times.

@@ -15,6 +15,8 @@ def load(name: str = "digits28-base", device: str | torch.device = "cpu", dtype:
 
     Args:
         name: "digits28-base", "digits28-small" or "digits28-dit" (a transformer): digits [B, 1, 28, 28] in [-1, 1].
+            "digits28-refiner", which corrects velocities of the first: as ``refiner`` of a
+            :class:`~pushforward.models.RefinedModel`.
         device: Where the network goes.
         dtype: Of the network. States may have another: they are cast to it and the velocities back.
 
@@ -34,4 +36,5 @@ def load(name: str = "digits28-base", device: str | torch.device = "cpu", dtype:
     network = bundled.load(name, device, dtype)
     null = {"label": torch.tensor([card["null_id"]], device=device)}
     time_shape = "token" if isinstance(network, DigitDiT) else "batch"
-    return adapt(network, "velocity", "linear", null=null, dtype=dtype, channels=1, time_shape=time_shape)
+    channels = card["shape"][0]
+    return adapt(network, "velocity", "linear", null=null, dtype=dtype, channels=channels, time_shape=time_shape)

@@ -150,6 +150,11 @@ class TwoSidedModel:
         """The first head's."""
         return self.models[self.prediction.motion].network
 
+    def with_networks(self, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> TwoSidedModel:
+        """See :meth:`Model.with_networks`."""
+        models = {name: model.with_networks(change) for name, model in self.models.items()}
+        return dataclasses.replace(self, models=models)
+
     def bind(
         self,
         condition: Mapping[str, Any] | None = None,

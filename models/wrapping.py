@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -63,6 +63,10 @@ class WrappedModel(Model):
         """See :meth:`Model.with_branches`."""
         return self.rewrapped(self.inner.with_branches(**conditions))
 
+    def with_networks(self, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Model:
+        """See :meth:`Model.with_networks`."""
+        return self.rewrapped(self.inner.with_networks(change))
+
     def rewrapped(self: Wrapper, inner: Model) -> Wrapper:
         """The same wrapper around another model."""
         outer = {field.name for field in dataclasses.fields(Model)} | {"inner"}
@@ -107,6 +111,10 @@ class BoundWrapped(Bound):
     def answer(self, x: Tensor, t: Times, branches: Branches) -> tuple[Tensor, ...]:
         """What the model inside answers."""
         return self.inner.answer(x, t, branches)
+
+    def refine(self, x: Tensor, t: float, branches: Branches, base: Tensor) -> tuple[Tensor, ...]:
+        """What the model inside says of a velocity's change."""
+        return self.inner.refine(x, t, branches, base)
 
     def select(self, index: Index) -> Bound:
         """See :meth:`Bound.select`."""

@@ -181,8 +181,8 @@ def sample(
         with progress_bar() as bar:
             task = bar.add_task(plan.solver, total=plan.nfe)
 
-            def evaluate(x: Tensor, t: float, branches: tuple[str, ...]) -> Sequence[Tensor]:
-                outputs = network.evaluate(x, t, branches)
+            def evaluate(*asked: Any) -> Sequence[Tensor]:
+                outputs = network.evaluate(*asked)
                 bar.advance(task)
                 return outputs
 

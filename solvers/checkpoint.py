@@ -62,6 +62,9 @@ def execute(run: Executor, instruction: Instruction, evaluate: EvaluateFunction)
     if not isinstance(instruction, Evaluate):
         return run.execute(Bound(instruction, ()))
     source = run.values[instruction.input]
-    outputs = evaluate(source, instruction.time, instruction.labels)
-    run.pending = Request(source, instruction.time, instruction.labels, instruction.step, -1, instruction.outs)
+    base = None if instruction.base is None else run.values[instruction.base]
+    place = (instruction.step, -1, instruction.outs)
+    request = Request(source, instruction.time, instruction.labels, *place, base=base)
+    outputs = request.ask(evaluate)
+    run.pending = request
     run.supply(outputs)

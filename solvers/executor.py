@@ -30,6 +30,7 @@ class Request:
         branches: Guidance branches to evaluate, "cond" and "null"; one output of the state's shape for each.
         step, index: Which step, and which evaluation of the run, both from 0.
         registers, kept: Where the answer goes, and which earlier answers are still needed (for the executor).
+        base: The earlier velocity whose change a refiner is asked for; None where the network is asked.
 
     """
 
@@ -40,6 +41,13 @@ class Request:
     index: int
     registers: tuple[Register, ...]
     kept: tuple[Register, ...] = ()
+    base: Tensor | None = None
+
+    def ask(self, evaluate: EvaluateFunction) -> Sequence[Tensor]:
+        """What ``evaluate`` answers."""
+        if self.base is None:
+            return evaluate(self.input, self.time, self.branches)
+        return evaluate(self.input, self.time, self.branches, self.base)
 
 
 @dataclass(slots=True)
@@ -59,8 +67,9 @@ class Bound:
 
 
 Operation: TypeAlias = Request | Bound
-EvaluateFunction: TypeAlias = Callable[[Tensor, float, tuple[str, ...]], Sequence[Tensor]]
-"""``evaluate(input, time, branches)`` returns one raw output for each branch."""
+EvaluateFunction: TypeAlias = Callable[..., Sequence[Tensor]]
+"""``evaluate(input, time, branches)`` returns one raw output for each branch; a fourth argument, where a plan asks a
+refiner, is the earlier velocity."""
 TransformFunction: TypeAlias = Callable[[Tensor, float], Tensor]
 
 
@@ -139,7 +148,8 @@ class Executor:
             dying = tuple([r for r in foreign if last[r] == position])
             match instruction:
                 case Evaluate():
-                    source = cast(Tensor, self.values.get(instruction.input))  # None until it is known: see __next__
+                    known = None if instruction.base is not None else self.values.get(instruction.input)
+                    source = cast(Tensor, known)  # None until all is known: see complete()
                     outs, kept = instruction.outs, tuple(held)
                     request = Request(source, instruction.time, instruction.labels, instruction.step, index, outs, kept)
                     operations.append(request)
@@ -189,7 +199,7 @@ class Executor:
             if isinstance(operation, Request):
                 self.pending = operation
                 if operation.input is None:
-                    operation.input = values[self.plan.evaluations[operation.index].input]
+                    self.complete(operation)
                 return operation
             if operation.prepared is None or (self.irregular and not self.irregular.isdisjoint(operation.changing)):
                 self.execute(operation)
@@ -211,6 +221,7 @@ class Executor:
             elif isinstance(instruction, Evaluate):
                 source, outs, index = values[instruction.input], instruction.outs, self.evaluated
                 self.pending = Request(source, instruction.time, instruction.labels, instruction.step, index, outs)
+                self.complete(self.pending)
                 self.position, self.evaluated = position + 1, index + 1
             else:
                 self.execute(Bound(instruction, ()))
@@ -221,6 +232,12 @@ class Executor:
         self.position = len(instructions)
         self.finish()
         raise StopIteration
+
+    def complete(self, request: Request) -> None:
+        """Fill in what was not known when the request was bound."""
+        evaluation = self.plan.evaluations[request.index]
+        request.input = self.values[evaluation.input]
+        request.base = None if evaluation.base is None else self.values[evaluation.base]
 
     def supply(self, outputs: Sequence[Tensor]) -> None:
         """Answer the pending request: one output for each of its branches, of the state's shape, dtype and device."""
@@ -250,7 +267,8 @@ class Executor:
         """The output as the run keeps it: without a graph, and not in memory that the run will write to."""
         if output.requires_grad:
             output = output.detach()
-        if self.lies_in(output, request.input):  # a network that returns its input
+        if self.lies_in(output, request.input) or (request.base is not None and self.lies_in(output, request.base)):
+            # a network that returns its input
             output = output.clone()
         elif request.kept and self.extent and any(self.values[r].data_ptr() == output.data_ptr() for r in request.kept):
             raise ArgumentError(
@@ -288,7 +306,7 @@ class Executor:
 
             return run_checkpointed(self, evaluate)
         for request in self:
-            self.supply(evaluate(request.input, request.time, request.branches))
+            self.supply(request.ask(evaluate))
         return self.result
 
     def execute(self, operation: Bound) -> None:

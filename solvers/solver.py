@@ -223,6 +223,7 @@ def plan(
         builder.state,
         notes=tuple(notes),
         sources=(solver.source,),
+        blocks=tuple(builder.blocks),
     )
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load as load_tensors
 from torch import nn
 
 from ...errors import ArgumentError, CorruptFileError, UnknownNameError
-from ..nets import DigitClassifier, DigitDiT, DigitUNet, NoisyClassifier
+from ..nets import DigitClassifier, DigitDiT, DigitUNet, NoisyClassifier, VelocityRefiner
 
 WEIGHTS = Path(__file__).parent / "weights"
 ARCHITECTURES: dict[str, type[nn.Module]] = {
@@ -18,6 +18,7 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {
     "DigitDiT": DigitDiT,
     "DigitUNet": DigitUNet,
     "NoisyClassifier": NoisyClassifier,
+    "VelocityRefiner": VelocityRefiner,
 }
 
 
@@ -74,7 +75,7 @@ def load(
         folder: Where cards and weights lie; the package's own by default.
 
     Returns:
-        A `DigitUNet`, `DigitDiT`, `DigitClassifier` or `NoisyClassifier`.
+        A `DigitUNet`, `DigitDiT`, `DigitClassifier`, `NoisyClassifier` or `VelocityRefiner`.
 
     Raises:
         UnknownNameError: No model has that name.

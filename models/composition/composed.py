@@ -67,6 +67,13 @@ class ComposedModel(Model):
         """See :meth:`Model.with_branches`: branches of the leading network."""
         return make(self.lead.with_branches(**conditions), self.members)
 
+    def with_networks(self, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Model:
+        """See :meth:`Model.with_networks`."""
+        lead = self.lead.with_networks(change)
+        return make(
+            lead, {n: dataclasses.replace(m, model=m.model.with_networks(change)) for n, m in self.members.items()}
+        )
+
     def bind(
         self,
         condition: Mapping[str, Any] | None = None,
@@ -200,6 +207,10 @@ class BoundComposition(Bound):
         if (table == (0.0, 1.0)).all():
             return outputs
         return tuple(weighted([x, output], table) for output in outputs)
+
+    def refine(self, x: Tensor, t: float, branches: Branches, base: Tensor) -> tuple[Tensor, ...]:
+        """What the leading model says of a velocity's change."""
+        return self.lead.refine(x, t, branches, base)
 
     def conversion(self, owner: str, t: float) -> Conversion:
         """How to feed and how to read a member at ``t``."""

@@ -24,6 +24,7 @@ PURPOSE = {
     "digits28-classifier-a": "verifier: reward and guidance; never judge with it what was optimised for it",
     "digits28-classifier-b": "judge: evaluation only",
     "digits28-minority": "how rare a noisy digit is within its class, in 10 levels: minority guidance",
+    "digits28-refiner": "how the velocity of digits28-base has changed since its last evaluation, at 4.8 % of the cost",
 }
 
 
@@ -88,6 +89,7 @@ def rounding_error(recipe: dict[str, Any], path: Path) -> float:
         "DigitDiT": (x, t, torch.arange(200) % 11),
         "DigitClassifier": (x.clamp(-1, 1),),
         "NoisyClassifier": (x, t, torch.arange(200) % 10),
+        "VelocityRefiner": (torch.cat([x, x.flip(0)], dim=1), t, torch.arange(200) % 11),
     }[recipe["architecture"]]
     net = ARCHITECTURES[recipe["architecture"]](**recipe["arguments"]).eval()
     net.load_state_dict(load_file(path))
@@ -118,11 +120,21 @@ def _noisy_facts(recipe: dict[str, Any]) -> dict[str, Any]:
     return {"path": "linear: x_t = t x_1 + (1 - t) x_0, t = 0 noise, t = 1 data", "times": "uniform"}
 
 
+def _refiner_facts(recipe: dict[str, Any]) -> dict[str, Any]:
+    return _flow_facts(recipe) | {
+        "input": "states and earlier velocities [B, 2, 28, 28]",
+        "shape": [2, 28, 28],
+        "prediction": "change of the velocity x_1 - x_0, whose earlier value is given",
+        "times": f"uniform, gap uniform in (0, {recipe['reach']})",
+    }
+
+
 FACTS = {
     "DigitUNet": _flow_facts,
     "DigitDiT": _flow_facts,
     "DigitClassifier": _clean_facts,
     "NoisyClassifier": _noisy_facts,
+    "VelocityRefiner": _refiner_facts,
 }
 
 

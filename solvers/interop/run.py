@@ -81,7 +81,12 @@ class Program:
 
     @classmethod
     def of(cls, plan: Plan) -> Program:
-        """Cut a plan."""
+        """Cut a plan.
+
+        Raises:
+            PlanError: It asks a refiner.
+        """
+        plan.check_unrefined("a pipeline")
         parts: list[list[Operation]] = [[]]
         heads: list[tuple[Register | None, Register, Register]] = []
         for instruction, dying in zip(plan.instructions, plan.dying, strict=True):

@@ -2,6 +2,7 @@
 
 from .adams import AdamsBashforth, AdamsBashforthMoulton, adams_weights
 from .fitted import FittedMultistep
+from .flow_turbo import FlowTurbo
 from .pseudo_corrector import PseudoCorrector
 from .ramped_adams import RampedAdamsBashforth
 from .runge_kutta import RK4, RK38, SSPRK3, Euler, Heun, Kutta3, Midpoint, Ralston, RungeKutta
@@ -15,6 +16,7 @@ __all__ = [
     "AdamsBashforthMoulton",
     "Euler",
     "FittedMultistep",
+    "FlowTurbo",
     "Heun",
     "Kutta3",
     "Midpoint",

@@ -20,6 +20,7 @@ class Evaluation:
     input: Register
     time: float
     position: int
+    base: Register | None = None
     outs: dict[str, Register] = field(default_factory=dict)
 
 
@@ -50,13 +51,14 @@ class StepBuilder:
         self.steps = len(self.grid) - 1
         self._origin = 0
         self.instructions: list[Instruction] = []
+        self.blocks: list[tuple[str, int]] = []
         self._registers = 1
         self._remembered: list[tuple[Expression, ...]] = []
         self._begin(0, Expression.register(0))
 
     def _begin(self, index: int, x: Expression) -> None:
         self.index, self.x = index, x
-        self._evaluations: dict[tuple[Expression, float], Evaluation] = {}
+        self._evaluations: dict[tuple[Expression, float, Expression | None], Evaluation] = {}
         self._stage = 0
         self.advanced = False
 
@@ -130,9 +132,12 @@ class StepBuilder:
 
     # --- predictions -------------------------------------------------------------------------------------------
 
-    def velocity(self, x: Expression, t: float) -> Expression:
-        """``v(x, t) = E[dx_t/dt | x_t = x]``. Asking for several quantities at one point runs the network once."""
-        return self._quantity("velocity", x, t)
+    def velocity(self, x: Expression, t: float, base: Expression | None = None) -> Expression:
+        """``v(x, t) = E[dx_t/dt | x_t = x]``. Asking for several quantities at one point runs the network once.
+
+        With ``base``, an earlier velocity, a refiner is asked how it has changed, and not the network.
+        """
+        return self._quantity("velocity", x, t, base)
 
     def denoised(self, x: Expression, t: float) -> Expression:
         """``D(x, t) = E[x_1 | x_t = x]``."""
@@ -167,28 +172,33 @@ class StepBuilder:
     def _from_denoised(self, quantity: str, t: float) -> tuple[float, float]:
         return make_prediction("denoised", self.interpolant).quantity(quantity, t)
 
-    def _quantity(self, quantity: str, x: Expression, t: float) -> Expression:
+    def _quantity(self, quantity: str, x: Expression, t: float, base: Expression | None = None) -> Expression:
         self._check_evaluable(quantity, t)
+        evaluation = self._evaluation(x, t, base)
         if self.transform is None:
-            return Expression.register(self._output(quantity, self._evaluation(x, t)))
-        evaluation = self._evaluation(x, t)
+            return Expression.register(self._output(quantity, evaluation))
         weight_x, weight_denoised = self._from_denoised(quantity, t)
         return weight_x * Expression.register(evaluation.input) + weight_denoised * Expression.register(
             self._transformed(evaluation)
         )
 
-    def _evaluation(self, x: Expression, t: float) -> Evaluation:
-        if (x, t) not in self._evaluations:
-            source = self._materialise(x)
-            self.instructions.append(Evaluate((), (), source, t, self.step))
-            self._evaluations[x, t] = Evaluation(source, t, len(self.instructions) - 1)
-        return self._evaluations[x, t]
+    def _evaluation(self, x: Expression, t: float, base: Expression | None = None) -> Evaluation:
+        if (x, t, base) not in self._evaluations:
+            source, earlier = self._materialise(x), None if base is None else self._materialise(base)
+            self.instructions.append(Evaluate((), (), source, t, self.step, earlier))
+            self._evaluations[x, t, base] = Evaluation(source, t, len(self.instructions) - 1, earlier)
+        return self._evaluations[x, t, base]
 
     def _output(self, quantity: str, evaluation: Evaluation) -> Register:
         if quantity not in evaluation.outs:
             evaluation.outs[quantity] = self._new()
             self.instructions[evaluation.position] = Evaluate(
-                tuple(evaluation.outs.values()), tuple(evaluation.outs), evaluation.input, evaluation.time, self.step
+                tuple(evaluation.outs.values()),
+                tuple(evaluation.outs),
+                evaluation.input,
+                evaluation.time,
+                self.step,
+                evaluation.base,
             )
         return evaluation.outs[quantity]
 
@@ -200,7 +210,12 @@ class StepBuilder:
             evaluation.outs["transformed"] = out
         return evaluation.outs["transformed"]
 
-    # --- noise, memory, the end of the step --------------------------------------------------------------------
+    # --- names, noise, memory, the end of the step -------------------------------------------------------------
+
+    def block(self, name: str) -> None:
+        """Call this step one of a block; consecutive steps of one name are one block, and a plan prints its blocks."""
+        if not self.blocks or self.blocks[-1][0] != name:
+            self.blocks.append((name, self.step))
 
     def normal(self) -> Expression:
         """Fresh standard normal noise; the same expression used twice is the same noise."""
@@ -252,14 +267,14 @@ class StepBuilder:
         self._registers += 1
         return self._registers - 1
 
-    def snapshot(self) -> tuple[int, int, int]:
+    def snapshot(self) -> tuple[int, int, int, int]:
         """What :meth:`rollback` needs to undo the current step."""
-        return len(self.instructions), self._registers, len(self._remembered)
+        return len(self.instructions), self._registers, len(self._remembered), len(self.blocks)
 
-    def rollback(self, snapshot: tuple[int, int, int]) -> None:
+    def rollback(self, snapshot: tuple[int, int, int, int]) -> None:
         """Forget everything written since the snapshot, which must be of this step's beginning."""
-        instructions, self._registers, remembered = snapshot
-        del self.instructions[instructions:], self._remembered[remembered:]
+        instructions, self._registers, remembered, blocks = snapshot
+        del self.instructions[instructions:], self._remembered[remembered:], self.blocks[blocks:]
         self._begin(self.index, self.x)
 
     def next_step(self) -> None:

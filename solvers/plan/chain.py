@@ -75,7 +75,7 @@ def chain(plan: Plan) -> tuple[Link, ...]:
                 values = [value.substitute(meaning) for value in expressions(instruction)]
                 meaning.update(zip(instruction.outs, values, strict=True))
             case Evaluate():
-                if pending is not None:
+                if pending is not None or instruction.base is not None:
                     raise not_a_chain(plan, len(links), "more than one evaluation")
                 pending = instruction, scale_of(instruction, meaning, states, plan, len(links))
                 outputs.update((out, (len(links), branch)) for out, branch in read_outputs(instruction))

@@ -105,6 +105,9 @@ class Conversion:
 
     def evaluate(self, evaluation: Evaluate) -> None:
         """D and n of the scaled state, and the quantities that the plan asked for as combinations of them."""
+        if evaluation.base is not None:
+            got, hint = f"velocities of {self.plan.interpolant}", "Leave path= to the model"
+            raise PlanError("path", got=got, expected=f"{self.path}, the refiner's own", hint=hint)
         time, scale = self.there(evaluation.time)
         _, sigma, dalpha, dsigma = self.plan.interpolant(evaluation.time)
         weights = {"denoised": (1.0, 0.0), "noise": (0.0, 1.0), "velocity": (dalpha, dsigma)}

@@ -21,6 +21,9 @@ class Evaluate:
 
     Before lowering, ``labels`` names the quantity that each output stands for ("velocity", "denoised", "noise",
     "score"); afterwards each output is the raw network output of one guidance branch ("cond", "null").
+
+    With ``base``, the register of an earlier velocity, a refiner is asked instead, which says how that velocity has
+    changed: its branches are "refiner" and "refiner.null".
     """
 
     outs: tuple[Register, ...]
@@ -28,6 +31,7 @@ class Evaluate:
     input: Register
     time: float
     step: int
+    base: Register | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,8 @@ def reads(instruction: Instruction) -> tuple[Register, ...]:
             return instruction.inputs
         case Boundary():
             return (instruction.state,) if instruction.denoised is None else (instruction.state, instruction.denoised)
+        case Evaluate() if instruction.base is not None:
+            return (instruction.input, instruction.base)
         case _:
             return (instruction.input,)
 

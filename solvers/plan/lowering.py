@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import TypeAlias, cast
 
 from ...errors import PlanError, SingularTimeError
 from ...models import BranchWeights, Prediction, TwoSidedPrediction
+from ...models import prediction as make_prediction
+from ...models.refined import refiner_branch
 from .expression import Expression, combine_of
 from .instructions import Boundary, Evaluate, Instruction, Register, Transform, reads, writes
 from .plan import Plan
@@ -81,7 +84,7 @@ class Lowering:
         self.plan, self.prediction, self.guidance = plan, prediction, guidance
         self.instructions: list[Instruction] = []
         self.registers = 1 + max((r for i in plan.instructions for r in (*reads(i), *writes(i))), default=0)
-        self.latest: tuple[int, Register, float, Outputs] | None = None
+        self.latest: tuple[Evaluate, Prediction, Outputs] | None = None
         self.transformed: tuple[int, Register] | None = None
 
     def run(self) -> Plan:
@@ -112,6 +115,8 @@ class Lowering:
 
     def evaluate(self, evaluation: Evaluate) -> None:
         """One call of the network, then each quantity as a combination of the state and its outputs."""
+        if evaluation.base is not None:
+            return self.refine(evaluation, evaluation.base)
         weights = {} if self.prediction.heads else self.branch_weights(evaluation.step)
         raw = {branch: self.new() for branch in weights or self.heads_of(evaluation)}
         scale = self.prediction.input_scale(evaluation.time)
@@ -121,17 +126,33 @@ class Lowering:
         outputs: Outputs = {head: Expression.register(raw[head]) for head in raw}
         if weights:
             outputs = {"": sum((weights[branch] * outputs[branch] for branch in raw), Expression({}))}
-        self.latest = (evaluation.step, evaluation.input, evaluation.time, outputs)
-        for out, quantity in zip(evaluation.outs, evaluation.labels, strict=True):
-            self.instructions.append(combine_of([out], [self.quantity(quantity, evaluation.time, state, outputs)]))
+        self.define_quantities(evaluation, self.prediction, outputs)
 
-    def quantity(self, name: str, time: float, state: Expression, outputs: Outputs) -> Expression:
-        """The named quantity over the state and the guided output, or the heads."""
+    def refine(self, evaluation: Evaluate, base: Register) -> None:
+        """One call of the refiner: the velocity is the earlier one plus the guided change, whatever is predicted."""
         if self.prediction.heads:
-            shares = self.head_weights(name, time)
+            raise PlanError("solver", got=self.plan.solver, expected="one without a refiner for a two-sided path")
+        weights = self.branch_weights(evaluation.step)
+        raw = {branch: self.new() for branch in weights}
+        labels = tuple(refiner_branch(branch) for branch in raw)
+        self.instructions.append(dataclasses.replace(evaluation, outs=tuple(raw.values()), labels=labels))
+        change = sum((weights[branch] * Expression.register(raw[branch]) for branch in raw), Expression({}))
+        velocity = make_prediction("velocity", self.plan.interpolant)
+        self.define_quantities(evaluation, velocity, {"": Expression.register(base) + change})
+
+    def define_quantities(self, evaluation: Evaluate, read: Prediction, outputs: Outputs) -> None:
+        """What the evaluation was asked for, over the state and the outputs as ``read`` reads them."""
+        self.latest = (evaluation, read, outputs)
+        for out, quantity in zip(evaluation.outs, evaluation.labels, strict=True):
+            self.instructions.append(combine_of([out], [self.quantity(quantity, evaluation, read, outputs)]))
+
+    def quantity(self, name: str, evaluation: Evaluate, read: Prediction, outputs: Outputs) -> Expression:
+        """The named quantity over the state and the guided output, or the heads."""
+        if read.heads:
+            shares = self.head_weights(name, evaluation.time)
             return sum((shares[head] * outputs[head] for head in shares), Expression({}))
-        affine = self.prediction.quantity(name, time)
-        return affine.x * state + affine.output * outputs[""]
+        affine = read.quantity(name, evaluation.time)
+        return affine.x * Expression.register(evaluation.input) + affine.output * outputs[""]
 
     def head_weights(self, name: str, time: float) -> dict[str, float]:
         """What multiplies each head in the quantity, for the heads that it needs."""
@@ -149,7 +170,7 @@ class Lowering:
 
     def boundary(self, boundary: Boundary) -> None:
         """Add the clean estimate of the latest evaluation, which may be a step ago: a predictor-corrector ends so."""
-        step = boundary.step if self.latest is None else self.latest[0]
+        step = boundary.step if self.latest is None else self.latest[0].step
         self.instructions.append(
             Boundary(boundary.step, boundary.time, boundary.state, self.denoised(step), boundary.replaceable)
         )
@@ -158,10 +179,9 @@ class Lowering:
         """The latest clean estimate of the step, if it has an evaluation and the network determines it there."""
         if self.transformed is not None and self.transformed[0] == step:
             return self.transformed[1]
-        if self.latest is None or self.latest[0] != step or self.prediction.heads:
+        if self.latest is None or self.latest[0].step != step or self.prediction.heads:
             return None
-        _, source, time, outputs = self.latest
         try:
-            return self.define(self.quantity("denoised", time, Expression.register(source), outputs))
+            return self.define(self.quantity("denoised", *self.latest))
         except SingularTimeError:
             return None

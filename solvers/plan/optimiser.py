@@ -66,14 +66,10 @@ def propagate_copies(program: list[Instruction], result: Register) -> list[Instr
             for out, value in zip(instruction.outs, values, strict=True):
                 if len(value.terms) == 1 and not value.draws and out not in replaceable and out != result:
                     aliases[out] = value
-        elif isinstance(instruction, Evaluate | Transform) and instruction.input in aliases:
-            source = aliases[instruction.input].single
-            if source is not None:
-                instruction = dataclasses.replace(instruction, input=source)
-        elif isinstance(instruction, Boundary) and instruction.denoised in aliases:
-            source = aliases[instruction.denoised].single
-            if source is not None:
-                instruction = dataclasses.replace(instruction, denoised=source)
+        else:
+            read = {Evaluate: ("input", "base"), Transform: ("input",), Boundary: ("denoised",)}[type(instruction)]
+            copied = {name: aliases[r].single for name in read if (r := getattr(instruction, name)) in aliases}
+            instruction = dataclasses.replace(instruction, **{k: r for k, r in copied.items() if r is not None})
         rewritten.append(instruction)
     return rewritten
 

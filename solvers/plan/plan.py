@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import PlanError
 from ...models import BranchWeights, Interpolant, Prediction
@@ -15,6 +15,8 @@ from .instructions import Boundary, Combine, Evaluate, Instruction, Register, re
 if TYPE_CHECKING:
     import torch
 
+    from ...models import Model
+    from ..compiled import CompiledPlan
     from .cost import Cost
 
 Stage = Literal["quantities", "outputs", "optimised"]
@@ -38,6 +40,7 @@ class Plan:
         buffers: (register, buffer) for every register that a combination or transform writes; only when optimised.
         notes: What the planner decided, in words.
         sources: Where the mathematics comes from.
+        blocks: (name, first step) of the runs of steps that the solver named; each lasts until the next begins.
 
     """
 
@@ -51,6 +54,7 @@ class Plan:
     buffers: tuple[tuple[Register, int], ...] = ()
     notes: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    blocks: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         defined = {self.start}
@@ -127,6 +131,16 @@ class Plan:
         """The marked ends of steps."""
         return tuple(i for i in self.instructions if isinstance(i, Boundary))
 
+    def check_unrefined(self, driver: str) -> None:
+        """Refuse a plan that asks a refiner, on behalf of a driver that has one network to ask.
+
+        Raises:
+            PlanError: It does.
+        """
+        if any(evaluation.base is not None for evaluation in self.evaluations):
+            got, expected = f"{self.solver}, which asks a refiner", f"one that asks the network alone, for {driver}"
+            raise PlanError("solver", got=got, expected=expected, hint="Use pushforward.sample, or refine=0")
+
     def on(self, path: Interpolant) -> Plan:
         """The same process with state, times and network on another path; see :func:`..conversion.convert`."""
         from .conversion import convert
@@ -150,6 +164,67 @@ class Plan:
         from .cost import cost
 
         return cost(self, tuple(shape), dtype)
+
+    def compile(
+        self,
+        model: Model,
+        shape: Sequence[int],
+        dtype: torch.dtype | None = None,
+        *,
+        condition: Mapping[str, Any] | None = None,
+        null: Mapping[str, Any] | None = None,
+        device: torch.device | str | None = None,
+        backend: str = "inductor",
+        options: Mapping[str, Any] | None = None,
+    ) -> CompiledPlan:
+        """The plan as a function of noise and conditions, compiled for states of one shape.
+
+        Everything else is known: which networks are asked, for how many rows, when, and what is done with the answers.
+        The networks are compiled by torch for exactly these calls, now. On a CUDA device a run that draws no noise is
+        captured as one graph, so that no step waits for the host. What cannot be compiled runs as it would otherwise,
+        and one :class:`CompileWarning` says why.
+
+        What has been compiled is kept as long as the model: the same plan, model, shape and dtype come back at once.
+        Torch keeps a limited number of shapes for a network (``torch._dynamo.config.recompile_limit``).
+
+        Args:
+            model: What the plan was lowered for.
+            shape: [B, *D].
+            dtype: Of the states; float32 by default.
+            condition, null: Conditions of a run, or others of their shapes and dtypes.
+            device: The network's by default.
+            backend, options: Of ``torch.compile``.
+
+        Raises:
+            PlanError: The plan is not optimised.
+            ShapeError, DtypeError: A shape or dtype that no state has; what the network says of the conditions.
+
+        Source:
+            Zhao et al. 2024, FlowTurbo, section 3.3, "sample-aware compilation": blocks of a sampler are compiled, and
+            not the network alone.
+
+        Example:
+            >>> import torch
+            >>> import pushforward as pf
+            >>> model = pf.models.adapt(lambda x, t, scale: scale * x)
+            >>> plan, half = pf.make_plan(model, solver="euler", steps=2), {"scale": torch.tensor([[0.5]])}
+            >>> draw = plan.compile(model, (3, 4), condition=half, backend="eager")
+            >>> draw(seed=1, condition=half).shape
+            torch.Size([3, 4])
+        """
+        from ..compiled import compile_plan
+
+        return compile_plan(
+            self,
+            model,
+            shape,
+            dtype,
+            condition=condition,
+            null=null,
+            device=device,
+            backend=backend,
+            options=options,
+        )
 
     def to_json(self, *, indent: int | None = None) -> str:
         """The plan as JSON; floats keep every bit."""

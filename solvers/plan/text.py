@@ -29,9 +29,24 @@ def listing(plan: Plan) -> str:
     def name(register: Register) -> str:
         return f"b{buffers[register]}" if register in buffers else f"r{register}"
 
-    lines += [f"  {line(instruction, name)}" for instruction in plan.instructions]
+    titles = block_titles(plan)
+    for instruction in plan.instructions:
+        if isinstance(instruction, Evaluate | Transform) and instruction.step in titles:
+            lines.append(titles.pop(instruction.step))
+        lines.append(f"  {line(instruction, name)}")
+        if isinstance(instruction, Boundary) and instruction.step + 1 in titles:
+            lines.append(titles.pop(instruction.step + 1))
     lines += [f"  result {name(plan.result)}", f"cost: {plan.cost()}"]
     return "\n".join(lines)
+
+
+def block_titles(plan: Plan) -> dict[int, str]:
+    """A heading for each block, by the step that it begins with."""
+    firsts = [first for _, first in plan.blocks]
+    return {
+        first: f" {name}: " + (f"step {first}" if first + 1 == end else f"steps {first} to {end - 1}")
+        for (name, first), end in zip(plan.blocks, [*firsts[1:], plan.steps], strict=False)  # no end where no block
+    }
 
 
 def line(instruction: Instruction, name: Any) -> str:
@@ -41,7 +56,8 @@ def line(instruction: Instruction, name: Any) -> str:
             outs = ", ".join(
                 f"{name(r)}: {label}" for r, label in zip(instruction.outs, instruction.labels, strict=True)
             )
-            return f"{outs} = network({name(instruction.input)}, t = {instruction.time:.6g})"
+            base = "" if instruction.base is None else f", base {name(instruction.base)}"
+            return f"{outs} = network({name(instruction.input)}, t = {instruction.time:.6g}{base})"
         case Transform():
             return (
                 f"{name(instruction.out)} = {instruction.name}({name(instruction.input)}, t = {instruction.time:.6g})"
@@ -78,6 +94,7 @@ def to_json(plan: Plan, *, indent: int | None = None) -> str:
         "buffers": plan.buffers,
         "notes": plan.notes,
         "sources": plan.sources,
+        "blocks": plan.blocks,
     }
     return json.dumps(fields, indent=indent, allow_nan=False)
 

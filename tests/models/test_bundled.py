@@ -20,15 +20,11 @@ from pushforward.models.training.train_digits import (
     draw_times,
     learning_rate,
 )
+from pushforward.models.training.train_refiner import RECIPES as REFINERS
+from pushforward.models.training.train_refiner import pairs, unexplained
 
-NAMES = [
-    "digits28-base",
-    "digits28-classifier-a",
-    "digits28-classifier-b",
-    "digits28-dit",
-    "digits28-minority",
-    "digits28-small",
-]
+SHIPPED = ("base", "classifier-a", "classifier-b", "dit", "minority", "refiner", "small")
+NAMES = [f"digits28-{name}" for name in SHIPPED]
 VELOCITIES = ["digits28-base", "digits28-small", "digits28-dit"]
 
 
@@ -175,6 +171,12 @@ def test_velocity_loss_on_held_out_digits(name, ceiling, digits):
     right, null, wrong = loss(label), loss(torch.full_like(label, 10)), loss((label + 1) % 10)
     assert right < ceiling
     assert right < null < wrong, "the label helps, no label costs less than a wrong one"
+
+
+def test_the_refiner_explains_most_of_what_changes(digits):
+    """On 100 pairs of held-out digits, of which a few change far more than the rest: 0.36; on the card's 1000, 0.21."""
+    teacher, refiner = bundled.load("digits28-base"), bundled.load("digits28-refiner")
+    assert unexplained(refiner, pairs(teacher, digits[1], 100, REFINERS["digits28-refiner"], seed=9)) < 0.45
 
 
 @pytest.mark.parametrize("name", VELOCITIES)
