@@ -6,6 +6,7 @@ logit-normal that SD3 prints with location m has location -m here.
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -39,7 +40,7 @@ def register(name: str) -> Callable[[Kind], Kind]:
 
 
 def time_sampler(name: str, **options: Any) -> TimeSampler:
-    """The registered sampler of that name: "uniform", "logit_normal", "mode" or "cosmap".
+    """The registered sampler of that name: "uniform", "logit_normal", "mode", "cosmap" or "histogram".
 
     Raises:
         UnknownNameError: No sampler has this name.
@@ -85,6 +86,30 @@ class TimeSampler(ABC):
             torch.float64
         """
         return self.quantile(self._uniform(count, seed, step, stage=0))
+
+    def weighted(self, count: int, *, seed: int, step: int = 0, importance: bool = False) -> tuple[Tensor, Tensor]:
+        r"""Times of one batch and the weights of their losses, [count] each, float64.
+
+        Args:
+            count, seed, step: As in :meth:`sample`.
+            importance: Whether the weights are :math:`1 / \pi(t)`, which give the uniform objective with another
+                variance; else they are 1, and the density is the emphasis that it was chosen for.
+
+        Raises:
+            ArgumentError: Importance weights of a density that is 0 in places: no weights make up for times that are
+                never drawn.
+        """
+        t = self.sample(count, seed=seed, step=step)
+        if not importance:
+            return t, torch.ones_like(t)
+        if not self.positive:
+            raise ArgumentError("importance", got=self, expected="a density that is positive between its ends")
+        return t, torch.exp(-self.log_prob(t))
+
+    @property
+    def positive(self) -> bool:
+        """Whether the density vanishes at single points at most; formulas' do."""
+        return True
 
     def shifted(self, shift: float) -> ShiftedTimes:
         """The same density for another resolution: every time moved by :func:`pushforward.models.shift_time`."""
@@ -236,6 +261,75 @@ class CosMapTimes(TimeSampler):
     def log_prob(self, t: Tensor) -> Tensor:
         """The formula above."""
         return math.log(2 / math.pi) - torch.log(1 - 2 * t + 2 * t * t)
+
+
+@register("histogram")
+@dataclass(frozen=True)
+class HistogramTimes(TimeSampler):
+    r"""A density that is constant between edges: :math:`\pi(t) = p_k / (e_{k+1} - e_k)`.
+
+    Attributes:
+        edges: Increasing times in [0, 1]; those outside are never drawn.
+        shares: p_k, of each cell; at least 0, scaled to sum to one.
+
+    Raises:
+        ArgumentError: Edges that do not increase in [0, 1], shares that are not one less, negative or all zero.
+
+    Example:
+        >>> HistogramTimes((0.0, 0.5, 1.0), (3.0, 1.0)).quantile(torch.tensor([0.375, 0.875], dtype=torch.float64))
+        tensor([0.2500, 0.7500], dtype=torch.float64)
+    """
+
+    edges: tuple[float, ...] = (0.0, 1.0)
+    shares: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        edges, shares = tuple(map(float, self.edges)), tuple(map(float, self.shares))
+        rising = all(a < b for a, b in itertools.pairwise(edges)) and len(edges) > 1
+        if not rising or not (edges[0] >= 0 and edges[-1] <= 1):
+            raise ArgumentError("edges", got=self.edges, expected="two increasing times in [0, 1], or more")
+        if len(shares) != len(edges) - 1:
+            raise ArgumentError("shares", got=f"{len(shares)}", expected=f"{len(edges) - 1}, one a cell")
+        total = math.fsum(shares)
+        if not all(0 <= share < math.inf for share in shares) or not total > 0:
+            raise ArgumentError("shares", got=self.shares, expected="finite numbers of at least 0, not all 0")
+        object.__setattr__(self, "edges", edges)
+        object.__setattr__(self, "shares", tuple(share / total for share in shares))
+
+    @property
+    def positive(self) -> bool:
+        """Whether every cell has a share."""
+        return 0.0 not in self.shares
+
+    def quantile(self, u: Tensor) -> Tensor:
+        """Linear within each cell."""
+        edges, levels, shares = self._tables(u)
+        cell = (torch.searchsorted(levels, u.contiguous(), right=True) - 1).clamp(0, len(shares) - 1)
+        inside = (u - levels[cell]) / shares[cell]
+        return torch.lerp(edges[cell], edges[cell + 1], inside.nan_to_num(0.0).clamp(0.0, 1.0))
+
+    def cdf(self, t: Tensor) -> Tensor:
+        """Linear within each cell."""
+        edges, levels, shares = self._tables(t)
+        cell = self._cell(t)
+        inside = ((t - edges[cell]) / (edges[cell + 1] - edges[cell])).clamp(0.0, 1.0)
+        return levels[cell] + shares[cell] * inside
+
+    def log_prob(self, t: Tensor) -> Tensor:
+        """Of the cell; -inf outside the edges."""
+        edges, _, shares = self._tables(t)
+        cell = self._cell(t)
+        value = torch.log(shares[cell] / (edges[cell + 1] - edges[cell]))
+        return torch.where((t >= edges[0]) & (t <= edges[-1]), value, -torch.inf)
+
+    def _cell(self, t: Tensor) -> Tensor:
+        edges = self._tables(t)[0]
+        return (torch.searchsorted(edges, t.contiguous(), right=True) - 1).clamp(0, len(self.shares) - 1)
+
+    def _tables(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Edges, distribution function at them, shares."""
+        edges, shares = (torch.tensor(one, dtype=like.dtype, device=like.device) for one in (self.edges, self.shares))
+        return edges, torch.cat([torch.zeros_like(shares[:1]), shares.cumsum(0)]), shares
 
 
 @dataclass(frozen=True)

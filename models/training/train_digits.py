@@ -23,8 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..bundled.loader import ARCHITECTURES
+from ..interpolants import Linear
 from ..nets import DigitDiT, DigitUNet
+from .contributions import training_times
 from .digits import Digits, load_digits28
+from .time_samplers import TIME_SAMPLERS, LogitNormalTimes, TimeSampler
+from .weightings import WEIGHTINGS, weighting
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class Recipe:
     uniform_times: float = 0.05
     smoothing: float = 0.0
     threads: int = 2
+    times: str = "logit_normal"
+    weighting: str = "uniform"
 
 
 # 4500 images: 70 batches of 64 an epoch for the UNets (85 and 171 epochs), 140 of 32 for the transformer (36), 35 of
@@ -96,19 +102,25 @@ def batch_rows(size: int, batch: int, seed: int, step: int) -> Tensor:
     return order[piece * batch : (piece + 1) * batch]
 
 
-def draw_times(count: int, uniform: float, generator: torch.Generator) -> Tensor:
+def draw_times(count: int, uniform: float, generator: torch.Generator, sampler: TimeSampler | None = None) -> Tensor:
     r"""Times in (0, 1): sigmoid of a standard normal, with a share `uniform` drawn uniformly; stratified.
 
     .. math:: t_i = F^{-1}((\pi(i) + u_i) / B)
+
+    Args:
+        count: How many.
+        uniform: The share.
+        generator: Of the draws.
+        sampler: Another density in place of the logit-normal one.
 
     Returns:
         Times, [count], float32. Source: Esser et al. 2024 (SD3), logit-normal with location 0 and scale 1.
     """
     order = torch.randperm(count, generator=generator)
     u = (order + torch.rand(count, generator=generator, dtype=torch.float64)) / count
-    logit_normal = torch.sigmoid(torch.special.ndtri(u.clamp(1e-9, 1 - 1e-9)))
+    drawn = (sampler or LogitNormalTimes()).quantile(u.clamp(1e-9, 1 - 1e-9))
     flat = torch.rand(count, generator=generator, dtype=torch.float64) < uniform
-    return torch.where(flat, torch.rand(count, generator=generator, dtype=torch.float64), logit_normal).float()
+    return torch.where(flat, torch.rand(count, generator=generator, dtype=torch.float64), drawn).float()
 
 
 def flow_loss(
@@ -116,14 +128,29 @@ def flow_loss(
 ) -> Tensor:
     """Mean squared error of the velocity x_1 - x_0 at x_t = t x_1 + (1 - t) x_0 (Lipman et al. 2023).
 
-    A share `label_dropout` of the labels becomes the null label (Ho & Salimans 2022).
+    A share `label_dropout` of the labels becomes the null label (Ho & Salimans 2022). Times and weights of the errors
+    are those that the recipe names.
     """
     x0 = torch.randn(x1.shape, generator=generator)
-    t = draw_times(len(x1), recipe.uniform_times, generator)
+    t = draw_times(len(x1), recipe.uniform_times, generator, training_times(recipe.times))
     dropped = torch.rand(len(x1), generator=generator) < recipe.label_dropout
     w = t[:, None, None, None]
     prediction = net(torch.lerp(x0, x1, w), t, torch.where(dropped, net.null, label))
-    return F.mse_loss(prediction, x1 - x0)
+    return velocity_error(prediction, x1 - x0, t, recipe.weighting)
+
+
+def velocity_error(prediction: Tensor, target: Tensor, t: Tensor, name: str = "uniform") -> Tensor:
+    """Mean squared error of velocities of the linear path, each sample's with the weight of its time.
+
+    Args:
+        prediction, target: [B, *D].
+        t: Times, [B]; weights other than 1 are taken at 1e-4 from the ends at least, where some are infinite.
+        name: Of the weighting.
+    """
+    if name == "uniform":
+        return F.mse_loss(prediction, target)
+    weights = weighting(name)(Linear(), t.clamp(1e-4, 1 - 1e-4))
+    return ((prediction - target).square().flatten(1).mean(1) * weights).mean()
 
 
 def augment(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -244,8 +271,11 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--steps", type=int, help="shorten the run, for a trial only: the schedule shrinks with it")
     parser.add_argument("--threads", type=int, help="on a busy machine, 1 is several times faster than 2")
+    parser.add_argument("--times", choices=[*TIME_SAMPLERS, "contribution"], help="density of the training times")
+    parser.add_argument("--weighting", choices=list(WEIGHTINGS), help="weight of the errors")
     options = parser.parse_args()
-    changes = {key: value for key in ("steps", "threads") if (value := getattr(options, key))}
+    keys = ("steps", "threads", "times", "weighting")
+    changes = {key: value for key in keys if (value := getattr(options, key))}
     recipe = replace(RECIPES[options.model], **changes)
     folder = options.out / options.model
     folder.mkdir(parents=True, exist_ok=True)
