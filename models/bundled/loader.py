@@ -10,13 +10,23 @@ from safetensors.torch import load as load_tensors
 from torch import nn
 
 from ...errors import ArgumentError, CorruptFileError, UnknownNameError
-from ..nets import DigitClassifier, DigitDiT, DigitUNet, NoisyClassifier, VelocityRefiner
+from ..nets import (
+    DigitAutoencoder,
+    DigitClassifier,
+    DigitDiT,
+    DigitUNet,
+    LatentUNet,
+    NoisyClassifier,
+    VelocityRefiner,
+)
 
 WEIGHTS = Path(__file__).parent / "weights"
 ARCHITECTURES: dict[str, type[nn.Module]] = {
+    "DigitAutoencoder": DigitAutoencoder,
     "DigitClassifier": DigitClassifier,
     "DigitDiT": DigitDiT,
     "DigitUNet": DigitUNet,
+    "LatentUNet": LatentUNet,
     "NoisyClassifier": NoisyClassifier,
     "VelocityRefiner": VelocityRefiner,
 }

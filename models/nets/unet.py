@@ -114,6 +114,8 @@ class DigitUNet(nn.Module):
         embedding: Size of the conditioning vector.
         heads: Attention heads; divides 2 * width.
         classes: Number of classes K; labels run from 0 to K, where K is the unconditional one.
+        self_conditioning: Whether the mean over pixels of the innermost feature, through a linear layer that starts at
+            zero, is added to the conditioning of the blocks behind it.
 
     Raises:
         ArgumentError: A size does not divide as it must.
@@ -124,10 +126,18 @@ class DigitUNet(nn.Module):
         torch.Size([2, 1, 28, 28])
 
     Source:
-        Ho et al. 2020 (UNet), Lipman et al. 2023 (target), Ho & Salimans 2022 (null label).
+        Ho et al. 2020 (UNet), Lipman et al. 2023 (target), Ho & Salimans 2022 (null label); Xiang et al. 2025, DDAE++
+        (self-conditioning on features).
     """
 
-    def __init__(self, width: int = 48, embedding: int = 192, heads: int = 4, classes: int = 10) -> None:
+    def __init__(
+        self,
+        width: int = 48,
+        embedding: int = 192,
+        heads: int = 4,
+        classes: int = 10,
+        self_conditioning: bool = False,
+    ) -> None:
         """Builds the network with zero-initialised output: before training the velocity is 0."""
         super().__init__()
         if width < GROUPS or width % GROUPS:
@@ -148,6 +158,11 @@ class DigitUNet(nn.Module):
         self.up1 = ResidualBlock(2 * width, width, embedding)
         self.norm = nn.GroupNorm(GROUPS, width)
         self.leave = _zeroed(nn.Conv2d(width, 4, 3, padding=1))
+        self.carry: nn.Linear | None = None
+        if self_conditioning:  # the last layer, so that the others start as without it
+            self.carry = nn.Linear(2 * width, embedding)
+            nn.init.zeros_(self.carry.weight)
+            nn.init.zeros_(self.carry.bias)
 
     @property
     def null(self) -> int:
@@ -174,14 +189,25 @@ class DigitUNet(nn.Module):
         check_digits(x, t, label, self.enter.weight, self.classes)
         if not len(x):  # pixel_unshuffle returns an empty tensor unfolded (torch 2.13)
             return x.clone()
-        e = F.silu(self.time(t) + self.label(label))
-        a = self.down1(self.enter(F.pixel_unshuffle(x, 2)), e)
-        b = self.down2(self.shrink(a), e)
-        h = self.middle(self.attention(b), e)
+        c = self.time(t) + self.label(label)
+        a, b, h = self._inner(x, e := F.silu(c))
+        if self.carry is not None:
+            e = F.silu(c + self.carry(h.mean((2, 3))))
         h = self.up2(torch.cat([h, b], dim=1), e)
         h = self.grow(F.interpolate(h, scale_factor=2.0, mode="nearest"))
         h = self.up1(torch.cat([h, a], dim=1), e)
         return F.pixel_shuffle(self.leave(F.silu(self.norm(h))), 2)
+
+    def features(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        """The mean over pixels of the innermost feature, [B, 2 * width]; arguments and errors as `forward`."""
+        check_digits(x, t, label, self.enter.weight, self.classes)
+        return self._inner(x, F.silu(self.time(t) + self.label(label)))[2].mean((2, 3))
+
+    def _inner(self, x: Tensor, e: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features at 14 x 14 and at 7 x 7 on the way in, and the innermost."""
+        a = self.down1(self.enter(F.pixel_unshuffle(x, 2)), e)
+        b = self.down2(self.shrink(a), e)
+        return a, b, self.middle(self.attention(b), e)
 
 
 def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:

@@ -171,3 +171,25 @@ def test_classifier_logits_are_linear_in_its_features():
     x = inputs()[0]
     assert net.features(x).shape == (3, 64)
     assert torch.equal(net(x), net.head(net.features(x)))
+
+
+def test_self_conditioning_on_features_starts_as_the_plain_network():
+    """A projection of zeros changes no bit; any other changes what comes behind, and the field stays one."""
+    x, t, label = inputs()
+    plain, net = small(), DigitUNet(width=16, embedding=64, self_conditioning=True)
+    assert net.load_state_dict(plain.state_dict(), strict=False).missing_keys == ["carry.weight", "carry.bias"]
+    assert torch.equal(net(x, t, label), plain(x, t, label))
+    torch.nn.init.normal_(net.carry.weight)
+    assert not torch.equal(net(x, t, label), plain(x, t, label))
+    assert torch.equal(net(x, t, label), net(x, t, label)), "no state"
+
+
+def test_the_pooled_feature_is_a_mean():
+    net, (x, t, label) = small(), inputs()
+    seen = []
+    handle = net.middle.register_forward_hook(lambda module, args, out: seen.append(out))
+    pooled = net.features(x, t, label)
+    handle.remove()
+    assert pooled.shape == (3, 32)
+    direct = torch.stack([seen[0][..., i, j] for i in range(7) for j in range(7)]).mean(0)
+    torch.testing.assert_close(pooled, direct, rtol=1e-6, atol=1e-6 * seen[0].abs().max().item())
