@@ -42,7 +42,10 @@ else:
     from .composition import Stitch as Stitch
     from .composition import cfgpp_weight as cfgpp_weight
     from .composition import composed as composed
+    from .concatenation import ConcatCondition as ConcatCondition
+    from .concatenation import painting_condition as painting_condition
     from .discrete import DiscreteDDPM as DiscreteDDPM
+    from .feedback import SelfConditioned as SelfConditioned
     from .fields import ModelField as ModelField
     from .guidance import Guidance as Guidance
     from .guided import APG as APG
@@ -106,6 +109,9 @@ else:
     from .schedules import Cosine as Cosine
     from .schedules import VPLinear as VPLinear
     from .shift import shift_time as shift_time
+    from .sources import EncodedSource as EncodedSource
+    from .sources import GaussianSource as GaussianSource
+    from .sources import Source as Source
     from .two_heads import TwoSidedModel as TwoSidedModel
     from .two_heads import TwoSidedPrediction as TwoSidedPrediction
     from .two_heads import adapt_two_sided as adapt_two_sided

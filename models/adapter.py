@@ -68,6 +68,11 @@ class Model:
         """The path of the prediction."""
         return self.prediction.interpolant
 
+    @property
+    def has_memory(self) -> bool:
+        """Whether answers depend on earlier ones of the run: then it is no ODE, and has no inverse or likelihood."""
+        return False
+
     def on(self, path: Interpolant | str) -> Model:
         """The same network serving solvers on another path; D and the noise are the same functions of nu."""
         return dataclasses.replace(self, prediction=self.prediction.on(path))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,12 +102,28 @@ class BoundModel(Bound):
         joint = None if self.model.sequential else self._condition(branches, rows, x.device)
         if joint is None:
             return tuple(self._call(x, t, self._condition((b,), rows, x.device)) for b in branches)
-        repeated = np.concatenate([t] * len(branches)) if isinstance(t, np.ndarray) else t
-        output = self._call(self._repeated(x, len(branches)), repeated, joint)
-        if output.ndim == 0 or output.shape[0] != rows * len(branches):
-            expected = f"{rows * len(branches)} rows, {rows} for each of {branches}"
-            raise ShapeError("network output", got=list(output.shape), expected=expected)
-        return tuple(output.narrow(0, i * rows, rows) for i in range(len(branches)))
+        return self._joint(x, t, branches, joint)
+
+    def answer_with(
+        self, x: Tensor, t: Times, branches: Branches, fresh: Mapping[str, Sequence[Tensor]]
+    ) -> tuple[Tensor, ...]:
+        """As :meth:`answer`, with further arguments of the network that belong to this evaluation alone.
+
+        Args:
+            x, t, branches: As there.
+            fresh: For each key one tensor a branch, with the rows of x.
+        """
+        rows = x.shape[0]
+        cast = {key: [self._cast(value) for value in values] for key, values in fresh.items()}
+        if len(branches) > 1 and not self.model.sequential:
+            joint = self._condition(branches, rows, x.device)
+            if joint is not None:
+                stacked = {key: torch.cat(values) for key, values in cast.items()}
+                return self._joint(x, t, branches, {**joint, **stacked})
+        return tuple(
+            self._call(x, t, {**(self._condition((b,), rows, x.device) or {}), **{key: cast[key][i] for key in cast}})
+            for i, b in enumerate(branches)
+        )
 
     def answer_tokens(self, x: Tensor, t: NDArray[np.float64], branches: Branches) -> tuple[Tensor, ...]:
         """As :meth:`answer`, at times [B, N]."""
@@ -116,6 +132,16 @@ class BoundModel(Bound):
         return self.answer(x, t, branches)
 
     # --- the call ----------------------------------------------------------------------------------------------
+
+    def _joint(self, x: Tensor, t: Times, branches: Branches, joint: Any) -> tuple[Tensor, ...]:
+        """One call with the rows of all branches."""
+        rows = x.shape[0]
+        repeated = np.concatenate([t] * len(branches)) if isinstance(t, np.ndarray) else t
+        output = self._call(self._repeated(x, len(branches)), repeated, joint)
+        if output.ndim == 0 or output.shape[0] != rows * len(branches):
+            expected = f"{rows * len(branches)} rows, {rows} for each of {branches}"
+            raise ShapeError("network output", got=list(output.shape), expected=expected)
+        return tuple(output.narrow(0, i * rows, rows) for i in range(len(branches)))
 
     def _call(self, x: Tensor, t: Times, condition: Any) -> Tensor:
         model, rows = self.model, x.shape[0]
@@ -138,6 +164,11 @@ class BoundModel(Bound):
         if model.split_variance:
             output = self._mean(output, x)
         return output if model.dtype is None else output.to(x.dtype)
+
+    def _cast(self, value: Tensor) -> Tensor:
+        """To the network's dtype, as conditions are."""
+        dtype = self.model.dtype if value.is_floating_point() else None
+        return value if dtype is None else value.to(dtype)
 
     def _mean(self, output: Tensor, x: Tensor) -> Tensor:
         """The first C of 2C channels."""

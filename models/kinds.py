@@ -23,12 +23,15 @@ class VelocityPrediction(Prediction):
         interpolant: The path.
         network_time: The network's clock.
         sign: 1, or -1 for networks returning noise minus data on the linear path (SD3, Flux).
+        source_is_noise: False for flows that start from encoded data (CrossFlow): noise and score are then refused,
+            and with them stochastic solvers and likelihoods under N(0, 1).
 
     Source:
         Lipman et al. 2023.
     """
 
     sign: int = 1
+    source_is_noise: bool = True  # type: ignore[misc]  # a constant of other predictions
 
     kind: ClassVar[str] = "velocity"
 

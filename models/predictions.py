@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArgumentError, SingularTimeError, UnknownNameError
+from .capabilities import check_source_is_noise
 from .clocks import Clock, clock, default_clock
 from .interpolants import (
     Coefficients,
@@ -73,6 +74,9 @@ class Prediction(ABC):
     kind: ClassVar[str]
     dimensions: ClassVar[float] = math.inf
     """Augmented dimensions of the noise of training (PFGM++); infinity where it is Gaussian."""
+
+    source_is_noise: ClassVar[bool] = True
+    """Whether x_0 is a standard normal independent of x_1: else there is no score, and no noise to predict."""
 
     heads: ClassVar[tuple[str, ...]] = ()
     """Names of the outputs of a network that has several (two-sided paths); empty where it has one."""
@@ -166,6 +170,8 @@ class Prediction(ABC):
             SingularTimeError: Not determined at ``t``, or the network cannot be called there.
         """
         if name in QUANTITIES:
+            if name in ("noise", "score"):
+                check_source_is_noise(self, name)
             return getattr(self, name)(t)
         if name in (self.kind, "output"):
             self.check_callable(t)
@@ -265,6 +271,11 @@ class OnPath(Prediction):
     def dimensions(self) -> float:  # type: ignore[override]
         """Those of ``inner``."""
         return self.inner.dimensions
+
+    @property
+    def source_is_noise(self) -> bool:  # type: ignore[override]
+        """That of ``inner``."""
+        return self.inner.source_is_noise
 
     def _there(self, t: float) -> tuple[float, float]:
         """The network's own time of equal noise ratio, and the multiple of the state that lies on its path there."""

@@ -38,6 +38,11 @@ class WrappedModel(Model):
         shared = {field.name: getattr(inner, field.name) for field in dataclasses.fields(Model)}
         return cls(**shared, **own, inner=inner)
 
+    @property
+    def has_memory(self) -> bool:
+        """Whether the model inside has one; a wrapper that remembers what changes its answers says so itself."""
+        return self.inner.has_memory
+
     @abstractmethod
     def wrap(self, bound: Bound) -> Bound:
         """What one run evaluates, around ``bound``, which is ``inner`` with the run's conditions."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from . import solvers
 from .errors import ArgumentError
 from .models import BranchWeights, Interpolant, Model, interpolant
+from .models.capabilities import check_no_memory
 from .models.guidance import as_guidance
 from .sample import initial_noise
 from .solvers import FixedGridSolver
@@ -77,6 +78,7 @@ def sample_parallel(
         (torch.Size([2, 1]), True)
 
     """
+    check_no_memory(model, "a parallel run")
     path = model.interpolant if path is None else interpolant(path)
     times = solvers.grid(grid, steps, path)
     plan = lowered_plan(

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from . import solvers
 from .errors import ArgumentError, DtypeError, ShapeError
-from .models import BranchWeights, Interpolant, Model, Prediction, interpolant
+from .models import BranchWeights, Interpolant, Model, Prediction, Source, interpolant
+from .models.capabilities import check_no_memory
 from .models.guidance import as_guidance
 from .solvers import Executor, FixedGridSolver, Hook, Plan
 from .solvers.executor import Check
@@ -84,7 +85,7 @@ def compiled(
 
 def sample(
     model: Model,
-    start: Tensor | Sequence[int],
+    start: Tensor | Sequence[int] | Source,
     *,
     solver: str | FixedGridSolver = "heun",
     steps: int | None = None,
@@ -110,7 +111,8 @@ def sample(
 
     Args:
         model: A network with its prediction and interpolant; see :func:`pushforward.models.adapt`.
-        start: Shape [B, *D] to draw noise for, or the state itself at the first time.
+        start: Shape [B, *D] to draw noise for, or the state itself at the first time, or a
+            :class:`pushforward.models.Source` to draw it from, which may take a part of the condition.
         solver: A registered name or a solver object, for instance ``pf.solver("ddim", eta=0.5)``.
         steps: Number of steps; needed unless ``grid`` is explicit times.
         grid: A registered name, a grid object, or times in [0, 1] (0 = noise, 1 = data).
@@ -144,6 +146,8 @@ def sample(
         torch.Size([2, 1])
 
     """
+    if backward:
+        check_no_memory(model, "inversion")
     plan = make_plan(
         model,
         solver=solver,
@@ -157,13 +161,15 @@ def sample(
         observe=bool(hooks),
         replace=replaces_state(hooks),
     )
+    if isinstance(start, Source):
+        start, condition = drawn(plan, start, seed, samples, condition, backward), start.left(condition)
     x0 = (
         start
         if isinstance(start, Tensor)
         else initial_noise(plan, start, model, seed, samples, backward, dtype, device)
     )
     if isinstance(start, Tensor) and (dtype, device) != (None, None):
-        raise ArgumentError("dtype, device", got=(dtype, device), expected="None when start is a tensor")
+        raise ArgumentError("dtype, device", got=(dtype, device), expected="None when start is a tensor or a source")
     network = model.bind(condition, null, guidance)
     with nullcontext() if differentiable else torch.no_grad():
         run = Executor(
@@ -189,6 +195,26 @@ def sample(
             return run.run(evaluate, checkpoint=checkpoint)
 
 
+def drawn(
+    plan: Plan,
+    source: Source,
+    seed: int,
+    samples: Tensor | None,
+    condition: Mapping[str, Any] | None,
+    backward: bool,
+) -> Tensor:
+    """States at t = 0 from a source."""
+    if backward:
+        raise ArgumentError("start", got="a source", expected="a tensor of data, since backward=True")
+    if source.is_noise:
+        check_starts_at_noise(plan, "start", "a tensor there")
+    elif plan.interpolant.alpha(plan.grid[0]) != 0:
+        got = f"a source, with a grid that starts at t = {plan.grid[0]:.4g}"
+        raise ArgumentError("start", got=got, expected="a tensor there: a source is the state at t = 0")
+    x0 = source.sample(seed, samples, condition)
+    return x0.mul(plan.interpolant.sigma(plan.grid[0])) if source.is_noise else x0
+
+
 def initial_noise(
     plan: Plan,
     shape: Sequence[int],
@@ -206,6 +232,9 @@ def initial_noise(
         raise ShapeError("start", got=tuple(shape), expected="a shape [B, *D] of non-negative integers, or a tensor")
     if dtype is not None and not dtype.is_floating_point:
         raise DtypeError("dtype", got=dtype, expected="a floating-point dtype")
+    if not model.prediction.source_is_noise:
+        expected = "a Source or a tensor: this flow starts from encoded data, not noise"
+        raise ArgumentError("start", got=f"the shape {tuple(shape)}", expected=expected)
     check_starts_at_noise(plan, "start", "a tensor there")
     return noise_at_start(
         plan,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from ..models import BranchWeights, Interpolant, Prediction
+from ..models.capabilities import check_source_is_noise
 from .plan import Plan
 from .solver import FixedGridSolver, LastStep, plan
 
@@ -23,6 +24,8 @@ def lowered_plan(
 
     Kept, since every argument is immutable and so is the plan.
     """
+    if solver.stochastic:
+        check_source_is_noise(prediction, "a stochastic solver")
     written = plan(
         solver,
         times,

@@ -55,6 +55,11 @@ class ComposedModel(Model):
     lead: Model = dataclasses.field(default=None, kw_only=True)  # type: ignore[assignment]  # given by composed()
     members: Mapping[str, Member] = dataclasses.field(default_factory=dict, kw_only=True)
 
+    @property
+    def has_memory(self) -> bool:
+        """Whether one of the networks has one."""
+        return self.lead.has_memory or any(member.model.has_memory for member in self.members.values())
+
     def on(self, path: Interpolant | str) -> Model:
         """See :meth:`Model.on`."""
         return make(self.lead.on(path), self.members)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...errors import ArgumentError, GridError, ShapeError, UnknownNameError
 from ...models import BranchWeights, Model
+from ...models.capabilities import check_no_memory
 from ...models.fields import ModelField
 from ...models.two_heads import TwoSidedModel
 from ..gradients.recorded import GraphRecorder, RecordedMethod
@@ -129,6 +130,10 @@ def solve_ode(
     """
     check_state(x0)
     grid = requested_times(times, x0.shape[0])
+    if grid.shape[-1] > 1 and len(grid) and grid[0, -1] < grid[0, 0]:
+        check_no_memory(field, "inversion")
+    if gradient == "adjoint":
+        check_no_memory(field, "the adjoint equation")
     limits = checked_limits(first_step, min_step, max_step, max_steps)
     watched = as_events(events)
     if on_failure not in ("raise", "warn", "return"):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...errors import ArgumentError, GridError, ShapeError, SingularTimeError
 from ...models import Model
+from ...models.capabilities import check_no_memory
 from ...models.two_heads import TwoSidedModel
 
 LogDensityFunction: TypeAlias = Callable[[Tensor], Tensor]
@@ -47,6 +48,7 @@ def ends(field: object, times: Sequence[float] | None) -> Ends:
         GridError: Times that are no pair of different numbers.
 
     """
+    check_no_memory(field, "a likelihood")
     pair = None if times is None else checked_pair(times)
     if isinstance(field, TwoSidedModel):
         data, base = pair or (near(field, 1.0, 1 - FROM_END), near(field, 0.0, FROM_END))
@@ -54,7 +56,7 @@ def ends(field: object, times: Sequence[float] | None) -> Ends:
     if not isinstance(field, Model):
         return Ends(*(pair or (1.0, 0.0)))
     path = field.interpolant
-    gaussian = math.isinf(field.prediction.dimensions)
+    gaussian = math.isinf(field.prediction.dimensions) and field.prediction.source_is_noise
     if pair is not None:
         return Ends(*pair, sigma=path.sigma(pair[1]) if gaussian and 0 <= pair[1] <= 1 else None)
     low, high = path.noise_range
