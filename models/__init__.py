@@ -98,6 +98,7 @@ else:
     from .predictions import Target as Target
     from .predictions import prediction as prediction
     from .predictions import prediction_from_config as prediction_from_config
+    from .pretrained import latent_codec as latent_codec
     from .pretrained import load as load
     from .probing import identify as identify
     from .probing import validate as validate

@@ -101,28 +101,28 @@ class BoundSelfConditioned(BoundWrapped):
     def answer(self, x: Tensor, t: Times, branches: Branches) -> tuple[Tensor, ...]:
         """What the network answers, told its last estimates."""
         rows = x.shape[0]
-        if self.place is None:
-            self.place = np.arange(rows)
-        if len(self.place) != rows:
+        place = np.arange(rows) if self.place is None else self.place
+        self.place = place
+        if len(place) != rows:
             hint = "A network that remembers serves the same rows throughout a run; select() takes some of them"
-            raise ShapeError("x", got=f"{rows} rows", expected=f"{len(self.place)}, as before", hint=hint)
-        times = np.full(rows, t) if isinstance(t, float) else t
-        told = [self.recalled(self.own.share or branch, x, times) for branch in branches]
+            raise ShapeError("x", got=f"{rows} rows", expected=f"{len(place)}, as before", hint=hint)
+        times = t if isinstance(t, np.ndarray) else np.full(rows, float(t))
+        told = [self.recalled(self.own.share or branch, x, place, times) for branch in branches]
         outputs = self.network.answer_with(x, t, branches, {self.own.argument: told})
         for branch, output in zip(branches, outputs, strict=True):
             if self.own.share in (None, branch):
                 estimate = clean_estimate(self.own.prediction, x, t, output)
                 if self.own.clip is not None:
                     estimate = estimate.clamp(-self.own.clip, self.own.clip)
-                self.memory[branch].write(self.place, times, estimate)
+                self.memory[branch].write(place, times, estimate)
         return outputs
 
-    def recalled(self, branch: str, x: Tensor, times: NDArray[np.float64]) -> Tensor:
+    def recalled(self, branch: str, x: Tensor, place: NDArray[np.int64], times: NDArray[np.float64]) -> Tensor:
         """What the branch is told at these times."""
         if branch not in self.memory:
-            size = max(int(self.place.max()) + 1, self.size) if self.place is not None and len(self.place) else 0
+            size = max(len(place), self.size)
             self.memory[branch] = Memory(size, self.own.kept, x, by_time=self.own.update == "step")
-        return self.memory[branch].read(self.place, times)
+        return self.memory[branch].read(place, times)
 
     @property
     def size(self) -> int:
@@ -207,7 +207,7 @@ def clean_estimate(prediction: Prediction, x: Tensor, t: Times, output: Tensor) 
         SingularTimeError: The network does not determine it there.
     """
     x, output = x.detach(), output.detach()
-    if isinstance(t, float):
+    if not isinstance(t, np.ndarray):
         state, raw = prediction.quantity("denoised", t)
         return cast(Tensor, kernels.combine([x, output], [state / prediction.input_scale(t), raw]))
     state, raw = prediction.columns("denoised", t)

@@ -7,7 +7,8 @@ import torch
 from ..errors import ArgumentError
 from . import bundled
 from .adapter import Model, adapt
-from .nets import DigitDiT
+from .latents import LatentCodec
+from .nets import DigitAutoencoder, DigitDiT
 
 
 def load(name: str = "digits28-base", device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Model:
@@ -15,8 +16,8 @@ def load(name: str = "digits28-base", device: str | torch.device = "cpu", dtype:
 
     Args:
         name: "digits28-base", "digits28-small" or "digits28-dit" (a transformer): digits [B, 1, 28, 28] in [-1, 1].
-            "digits28-refiner", which corrects velocities of the first: as ``refiner`` of a
-            :class:`~pushforward.models.RefinedModel`.
+            "digits28-latent": the latents [B, 4, 7, 7] of :func:`latent_codec`. "digits28-refiner", which corrects
+            velocities of the first: as ``refiner`` of a :class:`~pushforward.models.RefinedModel`.
         device: Where the network goes.
         dtype: Of the network. States may have another: they are cast to it and the velocities back.
 
@@ -38,3 +39,29 @@ def load(name: str = "digits28-base", device: str | torch.device = "cpu", dtype:
     time_shape = "token" if isinstance(network, DigitDiT) else "batch"
     channels = card["shape"][0]
     return adapt(network, "velocity", "linear", null=null, dtype=dtype, channels=channels, time_shape=time_shape)
+
+
+def latent_codec(
+    name: str = "digits28-autoencoder", device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> LatentCodec:
+    """The maps between digits [B, 1, 28, 28] in [-1, 1] and the scaled latents that "digits28-latent" makes.
+
+    Args:
+        name: Of a bundled autoencoder.
+        device: Where the network goes.
+        dtype: Of the network, and of what it is given.
+
+    Raises:
+        UnknownNameError: No bundled network has this name.
+        ArgumentError: It is no autoencoder.
+        CorruptFileError: The weights are missing or changed.
+
+    Example:
+        >>> latent_codec().decode(torch.zeros(2, 4, 7, 7)).shape
+        torch.Size([2, 1, 28, 28])
+    """
+    card = bundled.card(name)
+    network = bundled.load(name, device, dtype)
+    if not isinstance(network, DigitAutoencoder):
+        raise ArgumentError("name", got=repr(name), expected="an autoencoder")
+    return LatentCodec(network.mean, network.decode, tuple(card["latent_scale"]), tuple(card["latent_shift"]))

@@ -162,7 +162,8 @@ def sample(
         replace=replaces_state(hooks),
     )
     if isinstance(start, Source):
-        start, condition = drawn(plan, start, seed, samples, condition, backward), start.left(condition)
+        source, start = start, drawn(plan, start, seed, samples, condition, backward)
+        condition = source.left(condition)
     x0 = (
         start
         if isinstance(start, Tensor)

@@ -40,7 +40,7 @@ def names(*, folder: str | Path = WEIGHTS) -> list[str]:
 
     Example:
         >>> names()[:3]
-        ['digits28-base', 'digits28-classifier-a', 'digits28-classifier-b']
+        ['digits28-autoencoder', 'digits28-base', 'digits28-classifier-a']
     """
     return sorted(path.stem for path in Path(folder).glob("*.json"))
 
@@ -85,7 +85,7 @@ def load(
         folder: Where cards and weights lie; the package's own by default.
 
     Returns:
-        A `DigitUNet`, `DigitDiT`, `DigitClassifier`, `NoisyClassifier` or `VelocityRefiner`.
+        A network of the card's architecture, one of those in :mod:`pushforward.models.nets`.
 
     Raises:
         UnknownNameError: No model has that name.

@@ -104,6 +104,10 @@ class DigitAutoencoder(nn.Module):
         mean, log_variance = self.encoder(x).chunk(2, dim=1)
         return mean, log_variance.clamp(-12.0, 4.0)
 
+    def mean(self, x: Tensor) -> Tensor:
+        """The latents of images: the first of what :meth:`encode` returns."""
+        return self.encode(x)[0]
+
     def decode(self, z: Tensor) -> Tensor:
         """Images of latents [B, C, h, w]: [B, 1, 4 h, 4 w], not clamped.
 
@@ -118,7 +122,7 @@ class DigitAutoencoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The reconstruction of the mean latent."""
-        return self.decode(self.encode(x)[0])
+        return self.decode(self.mean(x))
 
     def _check_dtype(self, name: str, x: Tensor) -> None:
         weight = next(self.parameters())

@@ -69,8 +69,8 @@ def contribution_times(path: Interpolant | str, grid: Sequence[float], space: st
         path, grid, space: As there.
 
     Example:
-        >>> contribution_times("linear", [0.25, 0.5, 0.75], "noise").shares
-        (0.75, 0.25)
+        >>> [round(share, 3) for share in contribution_times("linear", [0.25, 0.5, 0.75], "noise").shares]
+        [0.75, 0.25]
     """
     weights = contributions(path, grid, space)
     total = math.fsum(weights)

@@ -25,6 +25,8 @@ PURPOSE = {
     "digits28-classifier-b": "judge: evaluation only",
     "digits28-minority": "how rare a noisy digit is within its class, in 10 levels: minority guidance",
     "digits28-refiner": "how the velocity of digits28-base has changed since its last evaluation, at 4.8 % of the cost",
+    "digits28-autoencoder": "latents of digits, 4 x 7 x 7",
+    "digits28-latent": "class-conditional velocity of these latents: of whole digits, or of parts of given ones",
 }
 
 
@@ -43,13 +45,14 @@ def pack(run: Path, target: Path) -> dict[str, Any]:
     weights = {key: value.half().contiguous() for key, value in load_file(run / f"{name}.safetensors").items()}
     content = save(weights)
     recipe = record["recipe"]
+    shape = SHAPES.get(recipe["architecture"], [1, 28, 28])
     card = {
         "name": name,
         "purpose": PURPOSE[name],
         "architecture": {"name": recipe["architecture"], "arguments": recipe["arguments"]},
         "parameters": sum(value.numel() for value in weights.values()),
-        "input": "images [B, 1, 28, 28] in [-1, 1]",
-        "shape": [1, 28, 28],
+        "input": "images [B, 1, 28, 28] in [-1, 1]" if shape[0] == 1 else f"scaled latents [B, {str(shape)[1:]}",
+        "shape": shape,
         "scaling": "u / 127.5 - 1 for pixels u in 0..255",
         **FACTS[recipe["architecture"]](recipe),
         **record.get("facts", {}),
@@ -90,6 +93,8 @@ def rounding_error(recipe: dict[str, Any], path: Path) -> float:
         "DigitClassifier": (x.clamp(-1, 1),),
         "NoisyClassifier": (x, t, torch.arange(200) % 10),
         "VelocityRefiner": (torch.cat([x, x.flip(0)], dim=1), t, torch.arange(200) % 11),
+        "DigitAutoencoder": (x.clamp(-1, 1),),
+        "LatentUNet": (x[:, 0, :14, :14].reshape(200, 4, 7, 7), t, torch.arange(200) % 11),
     }[recipe["architecture"]]
     net = ARCHITECTURES[recipe["architecture"]](**recipe["arguments"]).eval()
     net.load_state_dict(load_file(path))
@@ -133,9 +138,12 @@ FACTS = {
     "DigitUNet": _flow_facts,
     "DigitDiT": _flow_facts,
     "DigitClassifier": _clean_facts,
+    "DigitAutoencoder": _clean_facts,
+    "LatentUNet": _flow_facts,
     "NoisyClassifier": _noisy_facts,
     "VelocityRefiner": _refiner_facts,
 }
+SHAPES = {"LatentUNet": [4, 7, 7]}
 
 
 def main() -> None:

@@ -285,8 +285,8 @@ class HistogramTimes(TimeSampler):
 
     def __post_init__(self) -> None:
         edges, shares = tuple(map(float, self.edges)), tuple(map(float, self.shares))
-        rising = all(a < b for a, b in itertools.pairwise(edges)) and len(edges) > 1
-        if not rising or not (edges[0] >= 0 and edges[-1] <= 1):
+        rising = all(a < b for a, b in itertools.pairwise(edges))
+        if len(edges) < 2 or not rising or min(edges) < 0 or max(edges) > 1:
             raise ArgumentError("edges", got=self.edges, expected="two increasing times in [0, 1], or more")
         if len(shares) != len(edges) - 1:
             raise ArgumentError("shares", got=f"{len(shares)}", expected=f"{len(edges) - 1}, one a cell")

@@ -23,7 +23,7 @@ from pushforward.models.training.train_digits import (
 from pushforward.models.training.train_refiner import RECIPES as REFINERS
 from pushforward.models.training.train_refiner import pairs, unexplained
 
-SHIPPED = ("base", "classifier-a", "classifier-b", "dit", "minority", "refiner", "small")
+SHIPPED = ("autoencoder", "base", "classifier-a", "classifier-b", "dit", "latent", "minority", "refiner", "small")
 NAMES = [f"digits28-{name}" for name in SHIPPED]
 VELOCITIES = ["digits28-base", "digits28-small", "digits28-dit"]
 
@@ -50,7 +50,7 @@ def test_card_is_complete(name):
     assert {"python", "torch", "numpy", "safetensors"} <= card["versions"].keys()
     assert card["metrics"]
     assert card["rounding_error"] < 2e-3
-    if name in VELOCITIES:
+    if name in (*VELOCITIES, "digits28-latent"):
         assert card["null_id"] == 10
         assert card["path"].startswith("linear: x_t = t x_1 + (1 - t) x_0")
 
@@ -94,7 +94,7 @@ def test_load_in_another_dtype():
 
 
 def test_misuse_is_named():
-    with pytest.raises(UnknownNameError, match=r"got 'digits', expected one of digits28-base, "):
+    with pytest.raises(UnknownNameError, match=r"got 'digits', expected one of .*digits28-base, "):
         bundled.load("digits")
     with pytest.raises(UnknownNameError):
         bundled.card("../digits28-base")
