@@ -151,8 +151,9 @@ class Prediction(ABC):
 
         Raises:
             SingularTimeError: Not determined at ``t``, or the network cannot be called there.
-            ArgumentError: The noise is not Gaussian, so that this is not the score.
+            ArgumentError: The noise is not Gaussian, or x_0 no noise at all, so that this is not the score.
         """
+        check_source_is_noise(self, "score")
         if math.isfinite(self.dimensions):
             got = f"a network of PFGM++ with {self.dimensions:g} augmented dimensions"
             raise ArgumentError("score", got=got, expected="Gaussian noise: only then is it -n / sigma")
@@ -170,7 +171,7 @@ class Prediction(ABC):
             SingularTimeError: Not determined at ``t``, or the network cannot be called there.
         """
         if name in QUANTITIES:
-            if name in ("noise", "score"):
+            if name == "noise":  # E[x_0 | x_t] exists, and paths are converted by it, but it is none
                 check_source_is_noise(self, name)
             return getattr(self, name)(t)
         if name in (self.kind, "output"):

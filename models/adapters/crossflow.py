@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,23 +14,8 @@ from ..calls import Network
 from ..clocks import clock as as_clock
 from ..interpolants import Linear
 from ..kinds import VelocityPrediction
-from ..predictions import Affine
 
 INDICATOR = "null_indicator"
-
-
-@dataclass(frozen=True)
-class EncodedVelocity(VelocityPrediction):
-    """The velocity of a straight path from encoded data: it determines D and E[x_0 | x], but no score."""
-
-    def score(self, t: float) -> Affine:
-        """Refused.
-
-        Raises:
-            ArgumentError: Always: x_0 is no standard normal independent of x_1.
-        """
-        expected = "the velocity: this flow starts from encoded data, not noise, and defines no score"
-        raise ArgumentError("score", got=f"asked for at t = {t:.4g}", expected=expected, hint="Use an ODE solver")
 
 
 def last(output: Any) -> Tensor:
@@ -75,12 +59,12 @@ def from_crossflow(network: Callable[..., Any], *, log_snr_input: bool = False, 
         :math:`\sigma = 1 - (1 - 10^{-5}) t`.
 
     Raises:
-        ArgumentError: When the score is asked for, which does not exist.
+        ArgumentError: When the score or a stochastic solver is asked for, which do not exist.
 
     Source:
         Liu et al. 2024, CrossFlow.
     """
     call, clock = (call_log_snr, log_snr) if log_snr_input else (call_t, "t")
     defaults, null = {INDICATOR: torch.tensor([False])}, {INDICATOR: torch.tensor([True])}
-    read = EncodedVelocity(Linear(), as_clock(clock))
+    read = VelocityPrediction(Linear(), as_clock(clock), source_is_noise=False)
     return adapt(network, read, call=call, defaults=defaults, null=null, **options)

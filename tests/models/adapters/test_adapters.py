@@ -169,7 +169,7 @@ def test_paths_of_sit():
 
 def test_a_flow_from_encoded_data_has_no_score():
     model = from_crossflow(CrossFlow())
-    with pytest.raises(ArgumentError, match="starts from encoded data, not noise, and defines no score"):
+    with pytest.raises(ArgumentError, match="starts from encoded data, not noise: its velocity defines no score"):
         model.prediction.score(0.5)
     with pytest.raises(ArgumentError, match="defines no score"):
         pf.sample(model, STATE, solver="euler_maruyama", steps=4)
@@ -314,7 +314,7 @@ def test_autocast_surrounds_the_network_and_leaves_the_state_alone():
         (lambda: from_lfm(3), ArgumentError, "network: got int"),
         (lambda: from_flow_matching(MetaVelocity(), "condot"), UnknownNameError, "'condot'"),
         (lambda: from_crossflow(lambda x, t, null_indicator: []).evaluate(STATE, 0.5), ArgumentError, "an empty list"),
-        (lambda: from_crossflow(abs, sign=-1), ArgumentError, "prediction: got EncodedVelocity"),
+        (lambda: from_crossflow(abs, sign=-1), ArgumentError, "prediction: got VelocityPrediction"),
         (lambda: from_k_diffusion(abs), ArgumentError, "sigma_min: expected a noise level.*pass sigma_min="),
         (lambda: from_k_diffusion(KDenoiser(), 3.0, 1.0), ArgumentError, "sigma_max: got 1.0"),
         (
