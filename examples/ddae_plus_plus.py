@@ -81,10 +81,10 @@ def main() -> None:
         net = finetune(started(flag), train, loss, steps=steps, batch=batch, rate=1e-3)
         losses[flag], sizes[flag] = held_out_losses(net, test), sum(p.numel() for p in net.parameters())
         name = "with self-conditioning" if flag else "without"
-        print(f"{name:22} held-out loss {losses[flag].mean():.4f}, linear probe {probe(net, train, test):.1%}")
+        print(f"{name:22} held-out loss {losses[flag].mean():.5f}, linear probe {probe(net, train, test):.1%}")
     gain = losses[False] - losses[True]
     error = (gain.std() / len(gain) ** 0.5).item()
-    print(f"difference of the losses {gain.mean():+.4f}, standard error {error:.4f}, digit by digit")
+    print(f"difference of the losses {gain.mean():+.1e}, standard error {error:.1e}, digit by digit")
     print(f"{sizes[True] / sizes[False] - 1:.1%} more weights, one product of a vector a sample (DDAE++: about 1 %)")
 
 
