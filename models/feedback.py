@@ -98,6 +98,11 @@ class BoundSelfConditioned(BoundWrapped):
         self.own, self.network = model, inner
         self.memory, self.place = memory, place
 
+    @property
+    def stateful(self) -> bool:
+        """Yes."""
+        return True
+
     def answer(self, x: Tensor, t: Times, branches: Branches) -> tuple[Tensor, ...]:
         """What the network answers, told its last estimates."""
         rows = x.shape[0]

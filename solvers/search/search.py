@@ -12,7 +12,7 @@ from torch import Tensor
 from ... import kernels
 from ...errors import ArgumentError, DtypeError, ShapeError
 from ...models import BranchWeights, Interpolant, Model, interpolant
-from ...models.capabilities import check_no_memory, check_source_is_noise
+from ...models.capabilities import check_source_is_noise
 from ...models.guidance import as_guidance
 from ...models.verifiers import RankEnsemble, check_context, is_rowwise, name_of
 from ..grids import GridFunction
@@ -209,7 +209,6 @@ def make_task(
     check_starts_at_noise(lowered, "grid", "one that starts at noise")
     place = network_device(model) if device is None else torch.device(device)
     check_source_is_noise(model.prediction, "a search")
-    check_no_memory(model, "a search")  # it would have to follow the particles
     network = model.bind(condition, null, guidance)
     if network.stateful:
         raise ArgumentError(

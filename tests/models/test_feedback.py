@@ -169,10 +169,12 @@ def test_what_needs_an_ode_is_refused() -> None:
         lambda: pf.log_density(model, x),
         lambda: pf.solve_ode(model, x, [0.0, 0.5], gradient="adjoint"),
         lambda: pf.sample_parallel(model, x, steps=4),
-        lambda: pf.search(model, lambda x: x[:, 0], 10, shape=(1, 1)),
     ):
         with pytest.raises(ArgumentError, match="feeds back its own estimate"):
             attempt()
+    assert model.bind().stateful, "what searches refuse"
+    with pytest.raises(ArgumentError):
+        pf.search(model, lambda x: x[:, 0], 10, shape=(1, 1))
 
 
 def test_bad_arguments_are_named() -> None:
