@@ -23,7 +23,7 @@ SHAPE = (4, 7, 7)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few samples: a look, not a measurement")
-    parser.add_argument("--samples", type=int, default=150)
+    parser.add_argument("--samples", type=int, default=120)
     options = parser.parse_args()
     torch.set_num_threads(1 if options.quick else 2)
     torch.set_grad_enabled(False)
