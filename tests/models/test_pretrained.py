@@ -23,5 +23,5 @@ def test_a_bundled_model_is_its_network_with_labels(name):
 def test_what_is_no_generative_model():
     with pytest.raises(ArgumentError, match=r"expected a velocity network.*bundled\.load"):
         models.load("digits28-classifier-a")
-    with pytest.raises(UnknownNameError, match="got 'digits', expected one of digits28-base"):
+    with pytest.raises(UnknownNameError, match="got 'digits', expected one of digits28-autoencoder, digits28-base"):
         models.load("digits")
