@@ -134,9 +134,9 @@ def main() -> None:
         torch.set_num_threads(recipe.threads)
         folder = options.out / name
         folder.mkdir(parents=True, exist_ok=True)
+        coder = cast(DigitAutoencoder, build(RECIPES[AUTOENCODER]).eval())
         data, metrics = train, {}
         if name == LATENT:
-            coder = cast(DigitAutoencoder, build(RECIPES[AUTOENCODER]).eval())
             coder.load_state_dict(load_file(options.out / AUTOENCODER / f"{AUTOENCODER}.safetensors"))
             data, numbers = latents(coder, train)
         if not (folder / f"{name}.safetensors").exists():
@@ -144,7 +144,6 @@ def main() -> None:
             trainer.train()
             save_file(trainer.average, folder / f"{name}.safetensors")
         if name == AUTOENCODER:
-            coder = cast(DigitAutoencoder, build(recipe).eval())
             coder.load_state_dict(load_file(folder / f"{name}.safetensors"))
             _, numbers = latents(coder, train)
             metrics = autoencoder_metrics(coder, held_out)
