@@ -1,7 +1,7 @@
 """Faster Diffusion (Li et al. 2023): the encoder of a UNet runs at some steps, its features serve the others.
 
 Draws digits in 50 DDIM steps with the encoder at nine or thirteen of them: with the paper's keys and even ones, held
-as in the paper and extrapolated in time. All cases take turns on every batch, so that a busy machine slows all of them.
+as in the paper, or extrapolated in time. All cases take turns on every batch, so that a busy machine slows all of them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="the small network and few samples, no Frechet distance")
     quick = parser.parse_args().quick
-    count, batch = (10, 10) if quick else (640, 64)
+    count, batch = (10, 10) if quick else (640, 16)
     base = pf.models.load("digits28-small" if quick else "digits28-base")
     labels = torch.arange(10).repeat(count // 10)
     plan = pf.make_plan(base, solver="ddim", steps=STEPS)
@@ -37,7 +37,6 @@ def main() -> None:
     cases = {
         "every step": (base, STEPS),
         "paper's keys, held": (propagated(PAPER, 0), STEPS),
-        "paper's keys, extrapolated": (propagated(PAPER, 1), STEPS),
         "every fourth, extrapolated": (propagated(EVEN, 2), STEPS),
         "13 steps, every one": (base, 13),
     }
@@ -49,7 +48,7 @@ def main() -> None:
             begin = time.perf_counter()
             samples[name].append(pf.sample(model, (len(ids), 1, 28, 28), steps=steps, **run).clamp(-1, 1))
             seconds[name] += time.perf_counter() - begin
-        if len(exact) < 2:
+        if len(exact) < 4:
             run |= {"solver": "rk4"}
             exact.append(pf.sample(base, (len(ids), 1, 28, 28), steps=12 if quick else 50, **run).clamp(-1, 1))
     exact = torch.cat(exact)
