@@ -16,9 +16,10 @@ from ..adapter import Model
 from ..bound import Bound, Branches, Index, Times
 from ..branch_weights import CONDITIONAL, BranchWeights, finite
 from ..guidance import Guidance
-from ..wrapping import BoundWrapped, WrappedModel
+from ..wrapping import WrappedModel
 from .moments import Moments, moments
 from .momentum import Updates
+from .own_weight import BoundToOwnWeight, check_no_other_weight
 from .plain import Plain
 from .rule import GramRule
 from .spaces import Scalar, combined, in_space, on_device, vanishes
@@ -56,9 +57,7 @@ class GuidedModel(WrappedModel):
         Raises:
             ArgumentError: Guidance beside the model's own; no condition of the branch that it needs.
         """
-        if guidance is not None and guidance != 1:
-            hint = "Leave guidance= out, or pass it to the model inside"
-            raise ArgumentError("guidance", got=guidance, expected="none: the model holds its own weight", hint=hint)
+        check_no_other_weight(guidance)
         own = self.weight if isinstance(self.weight, Guidance) else Guidance(lambda t: float("nan"))
         return self.wrap(self.inner.bind(condition, null, own))
 
@@ -112,17 +111,12 @@ def guided(model: Model, weight: Weight, rule: GramRule | None = None) -> Guided
     return GuidedModel.around(model, weight=weight, rule=rule or Plain())
 
 
-class BoundGuided(BoundWrapped):
+class BoundGuided(BoundToOwnWeight):
     """What a run evaluates of a :class:`GuidedModel`: with the rows' weights and, under momentum, their updates."""
 
     def __init__(self, model: GuidedModel, inner: Bound, weight: Tensor | None, updates: Updates) -> None:
         super().__init__(model, inner)
         self.guided, self.rule, self.weight, self.updates = model, model.rule, weight, updates
-
-    @property
-    def conditions(self) -> Mapping[str, dict[str, Any] | None]:
-        """The condition of the one branch that it answers."""
-        return {CONDITIONAL: self.inner.conditions[CONDITIONAL]}
 
     def select(self, index: Index) -> Bound:
         """See :meth:`Bound.select`."""
@@ -143,9 +137,7 @@ class BoundGuided(BoundWrapped):
 
     def answer(self, x: Tensor, t: Times, branches: Branches) -> tuple[Tensor, ...]:
         """The guided output."""
-        if branches != (CONDITIONAL,):
-            expected = "'cond' alone: a guided model holds its own weight"
-            raise ArgumentError("branches", got=branches, expected=expected)
+        self.check_branches(branches, "a guided model")
         held = np.asarray(t) < self.rule.hold_until
         if held.all():
             state, output = in_space(self.guided.prediction, "velocity", t, x.device)

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import ArgumentError, ShapeError, SingularTimeError
+from ...errors import ShapeError, SingularTimeError
 from ..adapter import Model
 from ..bound import Bound, Branches, Index, Times
 from ..branch_weights import CONDITIONAL, UNCONDITIONAL, BranchWeights, finite
 from ..guidance import Guidance
-from ..wrapping import BoundWrapped, WrappedModel
+from ..wrapping import WrappedModel
+from .own_weight import BoundToOwnWeight, check_no_other_weight
 from .spaces import Scalar, combined, in_space, on_device
 
 
@@ -43,8 +44,7 @@ class ResidualGuidance(WrappedModel):
         Raises:
             ArgumentError: Guidance beside the model's own; no null condition for the one unconditional row.
         """
-        if guidance is not None and guidance != 1:
-            raise ArgumentError("guidance", got=guidance, expected="none: the model holds its own weight")
+        check_no_other_weight(guidance)
         needed = Guidance(self.weight) if self.negative is None else None
         return self.wrap(self.inner.bind(condition, null, needed))
 
@@ -90,17 +90,12 @@ def residual(model: Model, weight: float, negative: Tensor | None = None, *, del
     return ResidualGuidance.around(model, weight=float(weight), negative=negative, delta=float(delta))
 
 
-class BoundResidual(BoundWrapped):
+class BoundResidual(BoundToOwnWeight):
     """What a run evaluates of a :class:`ResidualGuidance`: with z of its rows, and when it was found."""
 
     def __init__(self, model: ResidualGuidance, inner: Bound, clean: Tensor | None, found: Times | None) -> None:
         super().__init__(model, inner)
         self.residual, self.clean, self.found = model, clean, found
-
-    @property
-    def conditions(self) -> Mapping[str, dict[str, Any] | None]:
-        """The condition of the one branch that it answers."""
-        return {CONDITIONAL: self.inner.conditions[CONDITIONAL]}
 
     def select(self, index: Index) -> Bound:
         """See :meth:`Bound.select`."""
@@ -124,9 +119,7 @@ class BoundResidual(BoundWrapped):
 
     def answer(self, x: Tensor, t: Times, branches: Branches) -> tuple[Tensor, ...]:
         """The output, moved away from that of z."""
-        if branches != (CONDITIONAL,):
-            expected = "'cond' alone: residual guidance holds its own weight"
-            raise ArgumentError("branches", got=branches, expected=expected)
+        self.check_branches(branches, "residual guidance")
         if self.clean is None or (self.residual.negative is None and self._again(t)):
             output, other = self.inner.answer(x, t, (CONDITIONAL, UNCONDITIONAL))
             state, scale = in_space(self.residual.prediction, "denoised", t, x.device)

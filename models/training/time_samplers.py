@@ -16,10 +16,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ...errors import ArgumentError, UnknownNameError
+from ...errors import ArgumentError
 from ...kernels import PURPOSE_USER, Draw, uniform
 from ..interpolants import check_parameter
 from ..shift import check_shift, shift_time
+from .registry import made, registration
 
 Kind = TypeVar("Kind", bound="type[TimeSampler]")
 TIME_SAMPLERS: dict[str, type[TimeSampler]] = {}
@@ -29,14 +30,7 @@ HALVINGS = 54  # of [0, 1]: to the spacing of float64 near 1
 
 def register(name: str) -> Callable[[Kind], Kind]:
     """Class decorator: make the sampler known under ``name``."""
-
-    def add(kind: Kind) -> Kind:
-        if name in TIME_SAMPLERS:
-            raise ArgumentError("name", got=repr(name), expected="a name that is not registered yet")
-        TIME_SAMPLERS[name] = kind
-        return kind
-
-    return add
+    return registration(TIME_SAMPLERS, name)
 
 
 def time_sampler(name: str, **options: Any) -> TimeSampler:
@@ -50,12 +44,7 @@ def time_sampler(name: str, **options: Any) -> TimeSampler:
         >>> time_sampler("mode", scale=0.81)
         ModeTimes(scale=0.81)
     """
-    if name not in TIME_SAMPLERS:
-        raise UnknownNameError("time sampler", got=repr(name), expected="one of " + ", ".join(TIME_SAMPLERS))
-    try:
-        return TIME_SAMPLERS[name](**options)
-    except TypeError as error:
-        raise ArgumentError("options", got=sorted(options), expected=f"options of {name}") from error
+    return made(TIME_SAMPLERS, "time sampler", name, options)
 
 
 class TimeSampler(ABC):

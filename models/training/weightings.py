@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ...errors import ArgumentError, UnknownNameError
 from ..interpolants import Coefficients, Interpolant, check_parameter
+from .registry import made, registration
 from .time_samplers import LogitNormalTimes, TimeSampler
 
 Kind = TypeVar("Kind", bound="type[Weighting]")
@@ -31,14 +32,7 @@ SPACES = ("velocity", "data", "noise")
 
 def register(name: str) -> Callable[[Kind], Kind]:
     """Class decorator: make the weighting known under ``name``."""
-
-    def add(kind: Kind) -> Kind:
-        if name in WEIGHTINGS:
-            raise ArgumentError("name", got=repr(name), expected="a name that is not registered yet")
-        WEIGHTINGS[name] = kind
-        return kind
-
-    return add
+    return registration(WEIGHTINGS, name)
 
 
 def weighting(name: str, **options: Any) -> Weighting:
@@ -52,12 +46,7 @@ def weighting(name: str, **options: Any) -> Weighting:
         >>> weighting("min_snr", gamma=5.0)
         MinSNRWeighting(gamma=5.0)
     """
-    if name not in WEIGHTINGS:
-        raise UnknownNameError("weighting", got=repr(name), expected="one of " + ", ".join(WEIGHTINGS))
-    try:
-        return WEIGHTINGS[name](**options)
-    except TypeError as error:
-        raise ArgumentError("options", got=sorted(options), expected=f"options of {name}") from error
+    return made(WEIGHTINGS, "weighting", name, options)
 
 
 class Weighting(ABC):
