@@ -259,6 +259,11 @@ def _prediction(kind: str | Prediction, path: str | Interpolant, options: dict[s
     return prediction(kind, path, **options)
 
 
+def model_fields(model: Model) -> dict[str, Any]:
+    """What every kind of model has, for another kind that speaks the same dialect."""
+    return {field.name: getattr(model, field.name) for field in dataclasses.fields(Model)}
+
+
 def check_mapping(name: str, given: object) -> None:
     """Refuse a condition that does not name the network's arguments."""
     if not isinstance(given, Mapping):

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from .adapter import Model
+from .adapter import Model, model_fields
 from .bound import Bound, Branches, Index, Times
 from .branch_weights import BranchWeights
 from .interpolants import Interpolant
@@ -35,8 +35,7 @@ class WrappedModel(Model):
     @classmethod
     def around(cls: type[Wrapper], inner: Model, **own: Any) -> Wrapper:
         """The wrapper with the network, the prediction and the conditions of ``inner``, and options of its own."""
-        shared = {field.name: getattr(inner, field.name) for field in dataclasses.fields(Model)}
-        return cls(**shared, **own, inner=inner)
+        return cls(**model_fields(inner), **own, inner=inner)
 
     @property
     def has_memory(self) -> bool:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from ... import kernels
 from ...errors import ArgumentError, SingularTimeError
-from ..adapter import Model, check_branches
+from ..adapter import Model, check_branches, model_fields
 from ..bound import Bound, Branches, Index, Times
 from ..branch_weights import CONDITIONAL, UNCONDITIONAL, BranchWeights
+from ..fields import weighted
 from ..interpolants import Interpolant
 from ..predictions import Prediction
 from .stitch import own_branch
@@ -135,7 +133,7 @@ def composed(lead: Model, **members: Model | Member) -> ComposedModel:
 
 def make(lead: Model, members: Mapping[str, Member]) -> ComposedModel:
     """The composition, with every member on the path of ``lead``."""
-    shared = {field.name: getattr(lead, field.name) for field in dataclasses.fields(Model)}
+    shared = model_fields(lead)
     on_path = {name: dataclasses.replace(m, model=m.model.on(lead.interpolant)) for name, m in members.items()}
     return ComposedModel(**shared, lead=lead, members=on_path)
 
@@ -145,7 +143,6 @@ class BoundComposition(Bound):
 
     def __init__(self, model: ComposedModel, lead: Bound, members: Mapping[str, Bound]) -> None:
         self._model, self.lead, self.members = model, lead, dict(members)
-        self.known: dict[tuple[str, float], Conversion] = {}
         self.owners = {branch: (CONDITIONAL, branch) for branch in lead.conditions}
         for name, member in self.members.items():
             self.owners.update({own_branch(name, branch): (name, branch) for branch in member.conditions})
@@ -198,32 +195,19 @@ class BoundComposition(Bound):
         network = self.network(owner)
         if owner == CONDITIONAL:
             return network.answer(x, t, branches)
-        if not isinstance(t, np.ndarray):
-            known = self.conversion(owner, t)
-            source = x if known.scale == 1 else single([x], [known.scale])
-            outputs = network.answer(source, t, branches)
-            if known.affine == (0.0, 1.0):
-                return outputs
-            return tuple(single([x, output], known.affine) for output in outputs)
-        each = [self.conversion(owner, time) for time in t.tolist()]
-        scales = np.array([known.scale for known in each])
-        outputs = network.answer(x if (scales == 1).all() else weighted([x], scales[:, None]), t, branches)
-        table = np.array([known.affine for known in each])
+        member, lead = self._model.members[owner].model.prediction, self._model.lead.prediction
+        distinct, which = np.unique(t, return_inverse=True)
+        each = [conversion(member, lead, time) for time in distinct.tolist()]
+        scales = np.array([known.scale for known in each]).reshape(-1, 1)
+        outputs = network.answer(x if (scales == 1).all() else weighted([x], scales, which), t, branches)
+        table = np.array([known.affine for known in each]).reshape(-1, 2)
         if (table == (0.0, 1.0)).all():
             return outputs
-        return tuple(weighted([x, output], table) for output in outputs)
+        return tuple(weighted([x, output], table, which) for output in outputs)
 
     def refine(self, x: Tensor, t: float, branches: Branches, base: Tensor) -> tuple[Tensor, ...]:
         """What the leading model says of a velocity's change."""
         return self.lead.refine(x, t, branches, base)
-
-    def conversion(self, owner: str, t: float) -> Conversion:
-        """How to feed and how to read a member at ``t``."""
-        key = (owner, t)
-        if key not in self.known:
-            member = self._model.members[owner].model.prediction
-            self.known[key] = conversion(member, self._model.lead.prediction, t)
-        return self.known[key]
 
     def select(self, index: Index) -> Bound:
         """See :meth:`Bound.select`."""
@@ -264,13 +248,3 @@ def conversion(member: Prediction, lead: Prediction, t: float) -> Conversion:
         raise SingularTimeError("t", got=t, because=because, hint="Let the other network lead the composition")
     state = (ours.data * theirs.noise - ours.noise * theirs.data) / delta
     return Conversion(scale, (state / lead.input_scale(t), delta_lead / delta))
-
-
-def single(inputs: list[Tensor], weights: Sequence[float]) -> Tensor:
-    """``sum_k weights[k] * inputs[k]``."""
-    return cast(Tensor, kernels.combine(inputs, list(weights)))
-
-
-def weighted(inputs: list[Tensor], table: NDArray[np.float64]) -> Tensor:
-    """``sum_k table[b, k] * inputs[k][b]``."""
-    return cast(Tensor, kernels.combine(inputs, torch.from_numpy(table)))
