@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from ...errors import ArgumentError
 from ..bound import Bound, Branches, Times
-from ..wrapping import BoundWrapped, WrappedModel
-from .decisions import Decision, Decisions
+from ..wrapping import WrappedModel
+from .bound_reuse import BoundReuse
+from .decisions import Decisions
 from .modes import AddResidual, Hold, Record, RecordResidual
 from .schedule import Schedule
 from .state import RunState
@@ -93,37 +94,22 @@ class FeatureCache(WrappedModel):
         return BoundFeatures(self, bound)
 
 
-class BoundFeatures(BoundWrapped):
-    """What a run evaluates of a :class:`FeatureCache`.
-
-    Attributes:
-        fresh: Whether the last answer reused nothing.
-    """
+class BoundFeatures(BoundReuse):
+    """What a run evaluates of a :class:`FeatureCache`."""
 
     def __init__(self, model: FeatureCache, inner: Bound) -> None:
-        super().__init__(model, inner)
-        self.options, self.schedule, self.fresh = model, model.schedule, True
-        self.state = state = RunState(keep=model.order + 1)
+        state = RunState(keep=model.order + 1)
+        super().__init__(model, inner, state, Decisions(model.schedule))
+        self.options = model
         record = Record(state, model.copy) if model.reuse == "output" else RecordResidual(state)
         hold = Hold(state, model.order) if model.reuse == "output" else AddResidual(state)
         self.recording = Taps(tapped(model)).tap(model.hold, record)
         self.holding = Taps(tapped(model)).tap(model.hold, hold)
-        self.decisions = Decisions(model.schedule)
         self._ahead: dict[Branches, Ahead] = {}
         self._wide: dict[tuple[int, int], Bound] = {}
         self._place: Callable[[float], float] = (
             model.interpolant.half_log_snr if model.variable == "half_log_snr" else float
         )
-
-    @property
-    def stateful(self) -> bool:
-        """See :attr:`Bound.stateful`."""
-        return True
-
-    @property
-    def log(self) -> list[Decision]:
-        """What was decided so far, evaluation by evaluation; those that are not in the schedule are not listed."""
-        return self.decisions.log
 
     @property
     def calls(self) -> int:
@@ -135,12 +121,8 @@ class BoundFeatures(BoundWrapped):
         """On how many rows in all."""
         return self.inner.rows + sum(wide.rows for wide in self._wide.values())
 
-    def answer(self, x: Tensor, t: Times, branches: Branches) -> tuple[Tensor, ...]:
+    def scheduled(self, x: Tensor, t: Times, index: int, branches: Branches) -> tuple[Tensor, ...]:
         """The outputs, computed or with features from memory."""
-        index = None if isinstance(t, np.ndarray) else self.schedule.index(t)
-        if index is None:
-            self.fresh = True
-            return self.inner.answer(x, t, branches)
         self.state.begin(branches, index, self._place(self.schedule.times[index]))
         latest = self.state.latest(branches)
         self.fresh = self.decisions(branches, branches, index, latest is not None)

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ...errors import ArgumentError
 from ..bound import Bound, Branches, Times
-from ..wrapping import BoundWrapped, WrappedModel
-from .decisions import Decision, Decisions
+from ..wrapping import WrappedModel
+from .bound_reuse import BoundReuse
+from .decisions import Decisions
 from .features import check_schedule, tapped
 from .modes import Record, stream
 from .outputs import map_tensors, tensors
@@ -107,17 +107,12 @@ class Skip(Exception):
     """Leaves the first block at its probe, when the stack is not to run; caught around that block."""
 
 
-class BoundResiduals(BoundWrapped):
-    """What a run evaluates of a :class:`ResidualCache`.
-
-    Attributes:
-        fresh: Whether the last answer reused nothing.
-    """
+class BoundResiduals(BoundReuse):
+    """What a run evaluates of a :class:`ResidualCache`."""
 
     def __init__(self, model: ResidualCache, inner: Bound) -> None:
-        super().__init__(model, inner)
-        self.options, self.schedule, self.fresh = model, model.schedule, True
-        self.state, self.decisions = RunState(), Decisions(model.schedule, model.lag)
+        super().__init__(model, inner, RunState(), Decisions(model.schedule, model.lag))
+        self.options = model
         first, *middle, self.final = model.names
         self.taps = Taps(tapped(model)).tap(first, self._first).tap(middle, self._middle).tap(self.final, self._last)
         if model.probe is not None:
@@ -129,22 +124,8 @@ class BoundResiduals(BoundWrapped):
         self._residuals: dict[Pass, list[tuple[int, Any]]] = {}
         self._ratios: dict[tuple[int, Pass], Tensor] = {}
 
-    @property
-    def stateful(self) -> bool:
-        """See :attr:`Bound.stateful`."""
-        return True
-
-    @property
-    def log(self) -> list[Decision]:
-        """What was decided so far; those that are not in the schedule are not listed."""
-        return self.decisions.log
-
-    def answer(self, x: Tensor, t: Times, branches: Branches) -> tuple[Tensor, ...]:
+    def scheduled(self, x: Tensor, t: Times, index: int, branches: Branches) -> tuple[Tensor, ...]:
         """The outputs, computed or with the stack's residual from memory."""
-        index = None if isinstance(t, np.ndarray) else self.schedule.index(t)
-        if index is None:
-            self.fresh = True
-            return self.inner.answer(x, t, branches)
         self.state.begin(branches, index)
         before = len(self.log)
         try:

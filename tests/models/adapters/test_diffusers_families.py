@@ -120,11 +120,13 @@ def test_an_embedded_scale_reaches_the_module(name):
     module, config, state, condition, key, expected = embedding_case(name)
     randomised(module)
     seen, first = scale_seen(module, from_diffusers(module, config, embedded_guidance=2.0), state, condition, key)
+    # A scale of 2 is told as 2,000, whose product with a frequency float32 knows to 1.2e-4, and so are its sines.
     torch.testing.assert_close(seen, expected.float().expand(2, *expected.shape[1:]), atol=2e-4, rtol=1e-6)
     _, second = scale_seen(module, from_diffusers(module, config, embedded_guidance=6.0), state, condition, key)
     assert (first - second).abs().max() > 1e-6
     rows = torch.tensor([2.0, 6.0])
     _, both = scale_seen(module, from_diffusers(module, config, embedded_guidance=rows), state, condition, key)
+    # Float32 products of other batches sum in another order: about a hundred roundings of numbers of order one.
     torch.testing.assert_close(both, torch.stack([first[0], second[1]]), atol=1e-5, rtol=1e-5)
     model = from_diffusers(module, config)
     with pytest.raises(ArgumentError, match=r"embedded_guidance: got nothing.*Pass embedded_guidance=3\.5"):
