@@ -14,7 +14,7 @@ from .dispatch import device_type, implementation, implements, native_module
 from .native import CODES
 from .ordered_sum import ordered_sum
 
-MAX_TENSORS = 4
+MAX_TENSORS = 20  # a state, a target and the outputs of eighteen steps
 
 
 class Gram(NamedTuple):
@@ -30,7 +30,7 @@ class Gram(NamedTuple):
 
 
 def gram(tensors: Sequence[Tensor]) -> Gram:
-    r"""Gram matrices of up to four tensors, and their sums: each tensor is read once for all of them.
+    r"""Gram matrices of up to 20 tensors, and their sums: each tensor is read once for all of them.
 
     .. math:: G_{bij} = \sum_d x^i_{bd} x^j_{bd}, \quad S_{bi} = \sum_d x^i_{bd}
 
@@ -41,7 +41,7 @@ def gram(tensors: Sequence[Tensor]) -> Gram:
     has an element that is not (or, in float64, is too large).
 
     Args:
-        tensors: One to four tensors [B, *D] of one shape, device and dtype: float32, float64, bfloat16 or float16.
+        tensors: 1 to 20 tensors [B, *D] of one shape, device and dtype: float32, float64, bfloat16 or float16.
             Tensors that are not contiguous are copied first.
 
     Returns:
@@ -49,7 +49,7 @@ def gram(tensors: Sequence[Tensor]) -> Gram:
 
     Raises:
         ShapeError, DtypeError, DeviceError: Tensors that differ; says which and how.
-        ArgumentError: None or more than four.
+        ArgumentError: None or more than 20.
 
     Example:
         >>> x, y = torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 2.0]])
@@ -130,7 +130,7 @@ _operator = operators.operator(
 
 catalogue.describe(
     "gram",
-    formula="G_ij = sum_d x_i x_j and S_i = sum_d x_i, a sample, R <= 4 tensors",
+    formula="G_ij = sum_d x_i x_j and S_i = sum_d x_i, a sample, R <= 20 tensors",
     moved="R s B D",
     differentiable="the tensors",
     benchmark="runge_kutta.py",

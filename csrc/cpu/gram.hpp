@@ -7,7 +7,7 @@
 
 namespace pushforward {
 
-constexpr int max_gram = 4;
+constexpr int max_gram = 20;
 constexpr int max_gram_sums = max_gram * (max_gram + 1) / 2 + max_gram;
 
 // All tensors are contiguous [rows, row_size].

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+
+import torch
 import triton
 import triton.language as tl
 
@@ -9,6 +12,8 @@ from ..device import on_device_of
 from ..dispatch import implements
 from ._ordered_sum import Division, elements_of, store_sums, sum_rows, tree
 from ._static import StaticCase
+
+AT_ONCE = 4  # tensors of one pass
 
 
 @triton.jit(do_not_specialize=["rows", "blocks"])
@@ -40,6 +45,23 @@ def gram_kernel(
 
 @implements("gram", "triton")
 def _triton(tensors, products, sums) -> None:
+    if len(tensors) <= AT_ONCE:
+        _products(tensors, products, sums)
+        return
+    # More trees than registers hold: pairs of tensors with pairs. Each product has a tree of its own, so the bits stay.
+    pairs = [range(i, min(i + AT_ONCE // 2, len(tensors))) for i in range(0, len(tensors), AT_ONCE // 2)]
+    for first, second in itertools.combinations(pairs, 2):
+        chosen = [*first, *second]
+        some = products.new_empty(len(products), len(chosen), len(chosen))
+        ones = sums.new_empty(len(sums), len(chosen))
+        _products([tensors[i] for i in chosen], some, ones)
+        at = torch.tensor(chosen, device=products.device)
+        products[:, at[:, None], at] = some
+        sums[:, at] = ones
+
+
+def _products(tensors, products, sums) -> None:
+    """Of a few tensors, in one pass."""
     like, count = tensors[0], len(tensors)
     batch = like.shape[0]
     if like.numel() == 0:
