@@ -47,6 +47,7 @@ else:
     from .discrete import DiscreteDDPM as DiscreteDDPM
     from .feedback import SelfConditioned as SelfConditioned
     from .fields import ModelField as ModelField
+    from .fingerprint import fingerprint as fingerprint
     from .guidance import Guidance as Guidance
     from .guided import APG as APG
     from .guided import CFGZero as CFGZero

@@ -16,7 +16,7 @@ from .errors import ArgumentError, DtypeError, ShapeError
 from .models import BranchWeights, Interpolant, Model, Prediction, Source, interpolant
 from .models.capabilities import check_no_memory
 from .models.guidance import as_guidance
-from .solvers import Executor, FixedGridSolver, Hook, Plan
+from .solvers import Executor, FittedPlan, FixedGridSolver, Hook, Plan, bundled_fit
 from .solvers.executor import Check
 from .solvers.grids import GridFunction
 from .solvers.hooks import replaces_state
@@ -25,7 +25,7 @@ from .solvers.solver import LastStep
 from .solvers.start import check_starts_at_noise, network_device
 from .solvers.start import initial_noise as noise_at_start
 
-TRANSFORM = "transform"
+TRANSFORM, FITTED, UNIFORM = "transform", "fitted", "uniform"
 
 
 def make_plan(
@@ -52,9 +52,12 @@ def make_plan(
 
     """
     path = model.interpolant if path is None else interpolant(path)
-    times = solvers.grid(grid, steps, path)
+    chosen = bundled_fit(model, steps, guidance) if solver == FITTED else solvers.solver(solver)
+    if isinstance(chosen, FittedPlan):
+        chosen.check_use(model, guidance)
+    times = solvers.grid(own_grid(chosen, steps, grid, path), steps, path)
     return compiled(
-        solvers.solver(solver),
+        chosen,
         times[::-1] if backward else times,
         path,
         model.prediction,
@@ -64,6 +67,14 @@ def make_plan(
         observe,
         replace,
     )
+
+
+def own_grid(
+    solver: FixedGridSolver, steps: int | None, grid: str | GridFunction | Sequence[float], path: Interpolant
+) -> str | GridFunction | Sequence[float]:
+    """The grid that a solver was made for, unless another was asked for (which the solver then refuses)."""
+    own = solver.times_on(path)
+    return grid if own is None or grid != UNIFORM or steps not in (None, len(own) - 1) else own
 
 
 @lru_cache(maxsize=256)
@@ -113,7 +124,8 @@ def sample(
         model: A network with its prediction and interpolant; see :func:`pushforward.models.adapt`.
         start: Shape [B, *D] to draw noise for, or the state itself at the first time, or a
             :class:`pushforward.models.Source` to draw it from, which may take a part of the condition.
-        solver: A registered name or a solver object, for instance ``pf.solver("ddim", eta=0.5)``.
+        solver: A registered name or a solver object, for instance ``pf.solver("ddim", eta=0.5)``. A fitted plan brings
+            its own grid; "fitted" is the one that ships for this bundled model, number of steps and guidance.
         steps: Number of steps; needed unless ``grid`` is explicit times.
         grid: A registered name, a grid object, or times in [0, 1] (0 = noise, 1 = data).
         path: Interpolant that the solver and the grid are on, if it is not the model's own: sampling along another path

@@ -23,7 +23,7 @@ else:
     from .brownian import BrownianTree, solve_sde
     from .ensemble import solve_ensemble
     from .executor import Executor, Request
-    from .fit import MultistepFit, fit_multistep
+    from .fitting import FitReport, FittedPlan, FitWarning, bundled_fit, fit
     from .grids import (
         GRIDS,
         AlignYourSteps,
@@ -68,6 +68,9 @@ else:
         "Event",
         "Executor",
         "Expression",
+        "FitReport",
+        "FitWarning",
+        "FittedPlan",
         "FixedGridSolver",
         "HeadStart",
         "Hook",
@@ -75,7 +78,6 @@ else:
         "Karras",
         "LogDensity",
         "LogSNR",
-        "MultistepFit",
         "NoiseRatios",
         "Offset",
         "OptimisedGrid",
@@ -93,9 +95,10 @@ else:
         "Uniform",
         "adaptive",
         "brownian",
+        "bundled_fit",
         "ensemble",
         "exponential",
-        "fit_multistep",
+        "fit",
         "grid",
         "interop",
         "likelihood",

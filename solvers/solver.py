@@ -52,6 +52,11 @@ class FixedGridSolver(ABC):
         """The same method without the low-order first and last steps that cap the order of its runs, if it has any."""
         return self
 
+    def times_on(self, interpolant: Interpolant) -> tuple[float, ...] | None:
+        """The only grid that the method is for, on this path; None where any will do."""
+        del interpolant
+        return None
+
     @property
     def evaluations_per_step(self) -> int:
         """Network evaluations of a step once the method has started, counted on a plan of eight steps."""

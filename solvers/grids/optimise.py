@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,18 +13,15 @@ from torch import Tensor
 
 from ... import kernels
 from ...errors import ArgumentError, GridError, NotFiniteError, PushforwardError
-from ...models import Bound, BranchWeights, Interpolant, Model, Prediction
-from ...models.guidance import as_guidance
-from ...models.trees import tree_map
+from ...models import BranchWeights, Interpolant, Model
+from ..executor import Executor
+from ..pilot import Pilot, Times, take_rows
+from ..plan import Plan
+from ..solver import FixedGridSolver, plan
+from ..solver import solver as solver_of
 from .optimised import OptimisedGrid
 from .registry import GRIDS, GridFunction, grid
 
-if TYPE_CHECKING:
-    from ..hooks import Hook
-    from ..plan import Plan
-    from ..solver import FixedGridSolver
-
-Times = tuple[float, ...]
 Array = NDArray[np.float64]
 PROBE = 0.01  # relative change of a gap for a derivative: far above a network's rounding, far below a grid's scale
 LONGEST = 1.0  # of a step of the search: no gap changes by more than a factor e at once
@@ -107,15 +103,13 @@ def optimise_grid(
         >>> found.gain > 1.5
         True
     """
-    from ..solver import solver as find_solver
-
     for name, value, least in (("steps", steps, 1), ("pilot", pilot, 1), ("held_out", held_out, 1),
                                ("iterations", iterations, 0), ("starts", starts, 1),
                                ("reference_steps", reference_steps, 4)):  # fmt: skip
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ArgumentError(name, got=repr(value), expected=f"an integer, at least {least}")
     check_power(power)
-    method = find_solver(solver)
+    method = solver_of(solver)
     base_times = grid(base, steps, model.interpolant)
     noise = kernels.normal(
         (pilot + held_out, *shape), seed=seed, draw=kernels.Draw(kernels.PURPOSE_INITIAL, 0), dtype=dtype, device=device
@@ -158,15 +152,8 @@ def optimise_grid(
     )
 
 
-class Runs:
-    """Runs of one model and solver from fixed starts: the errors that the search lowers.
-
-    Attributes:
-        exact: The exact samples, [B, *D], once :meth:`find_exact` has been called.
-        calls: How often the network was called.
-    """
-
-    exact: Tensor
+class Runs(Pilot):
+    """Runs of one model and solver from fixed starts: the errors that the search lowers."""
 
     def __init__(
         self,
@@ -178,17 +165,12 @@ class Runs:
         null: dict[str, Any] | None,
         power: float = 2.0,
     ) -> None:
-        self.model, self.solver, self.noise, self.power = model, solver, noise, power
-        self.guidance = as_guidance(guidance)
-        self.condition = condition, null
-        self.network = model.bind(condition, null, self.guidance)
+        super().__init__(model, noise, guidance, condition, null)
+        self.solver, self.power = solver, power
         self.errors: dict[Times, float] = {}
-        self.calls: int = 0
 
     def plan(self, times: Times) -> Plan:
         """The optimised plan on a grid."""
-        from ..solver import plan
-
         prediction = self.model.prediction
         program = plan(self.solver, times, self.model.interpolant, prediction=prediction)
         if program.stochastic:
@@ -197,46 +179,11 @@ class Runs:
 
     def run(self, times: Times) -> Tensor:
         """The samples on a grid."""
-        from ..executor import Executor
-
-        plan = self.plan(times)
-        self.calls += plan.nfe
+        program = self.plan(times)
+        self.calls += program.nfe
         with torch.no_grad():
             start = self.noise * self.model.interpolant.sigma(times[0])
-            return Executor(plan, start).run(self.network.evaluate)
-
-    def find_exact(self, first: float, steps: int, hooks: Sequence[Hook] = ()) -> float:
-        """Make the exact samples by RK4, from the state at ``first``; a bound of their error.
-
-        A third of what half as many steps change: right for order two, and RK4 is no worse on a smooth field.
-
-        On the linear path, whatever the model's: the samples do not depend on the path, and a discrete one has kinks at
-        which a Runge-Kutta method is of first order. Hooks see its states.
-        """
-        self.exact = self.along_linear(first, steps, hooks)
-        return rms(self.exact - self.along_linear(first, steps // 2)) / 3
-
-    @cached_property
-    def linear(self) -> tuple[Bound, Prediction]:
-        """The network as it is called from the linear path."""
-        prediction = self.model.prediction.on("linear")
-        return self.model.reading(prediction).bind(*self.condition, self.guidance), prediction
-
-    def along_linear(self, first: float, steps: int, hooks: Sequence[Hook] = ()) -> Tensor:
-        """The samples by RK4 on equal angles of the linear path."""
-        from ..executor import Executor
-        from ..solver import plan, solver
-
-        (network, prediction), path = self.linear, self.model.interpolant
-        alpha, sigma, *_ = path(first)
-        times = equal_angles(prediction.interpolant, alpha / (alpha + sigma), path.noise_range[0], steps)
-        program = plan(solver("rk4"), times, prediction.interpolant, prediction=prediction)
-        program = program.lower(prediction, self.guidance).optimise(observe=bool(hooks))
-        with torch.no_grad():
-            start = self.noise * (sigma / (alpha + sigma))
-            exact = Executor(program, start, hooks=hooks).run(network.evaluate)
-        self.calls += program.nfe
-        return exact
+            return Executor(program, start).run(self.evaluate)
 
     def difference(self, times: Times) -> Array:
         """Distances to the exact samples, [B, size]."""
@@ -263,20 +210,6 @@ def power_mean(squares: Array, power: float) -> float:
     if power == 0:
         return math.exp(np.log(np.maximum(squares, np.finfo(float).tiny)).mean() / 2)
     return float(np.mean(squares ** (power / 2)) ** (1 / power))
-
-
-def rms(difference: Tensor) -> float:
-    """Root of the mean square, in float64."""
-    return difference.double().square().mean().sqrt().item()
-
-
-def take_rows(tree: dict[str, Any] | None, rows: slice, count: int) -> dict[str, Any] | None:
-    """A condition with some of its rows; tensors of one row or of none stay."""
-
-    def take(path: str, leaf: Any) -> Any:
-        return leaf[rows] if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == count else leaf
-
-    return None if tree is None else tree_map(take, tree)
 
 
 def registered(steps: int, interpolant: Interpolant) -> list[Times]:
@@ -307,19 +240,6 @@ def usable(grids: list[Times], runs: Runs) -> list[Times]:
             continue
         kept.append(moved)
     return list(dict.fromkeys(kept))
-
-
-def equal_angles(path: Interpolant, first: float, smallest: float, steps: int) -> Times:
-    """Times from ``first`` to 1 at equal steps of atan(nu): fine where every path turns from noise to data.
-
-    The last step, which has to be one of first order at sigma = 0, is divided further, by fours. No level is below
-    ``smallest``; the last one before 1 is ``smallest`` itself if that is not 0: networks know nothing below it.
-    """
-    high = math.atan(path.noise_ratio(first))
-    levels = [math.tan(high * (1 - i / steps)) for i in range(1, steps)]
-    levels += [levels[-1] / 4**k for k in range(1, 6)]
-    levels = [nu for nu in levels if nu > smallest] + ([smallest] if smallest else [])
-    return (first, *(path.time_at_noise_ratio(nu) for nu in levels), 1.0)
 
 
 def with_gaps(times: Times, change: Array) -> Times:

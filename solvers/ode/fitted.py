@@ -1,50 +1,73 @@
-"""A multistep formula whose weights were fitted to one model, step by step, on one grid."""
+"""A multistep formula whose coefficients were fitted to one model, step by step, on one grid."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 from ...errors import ArgumentError, GridError
-from ...models import Interpolant
-from ..plan import StepBuilder
+from ...models import Interpolant, Linear
+from ..plan import Expression, StepBuilder
 from ..solver import FixedGridSolver
 from .runge_kutta import weighted
+
+Quantity = Literal["velocity", "denoised", "noise"]
+QUANTITIES: tuple[Quantity, ...] = ("velocity", "denoised", "noise")
+SAME_LEVEL = 1e-5  # relative: noise ratios that come as float32 through another library are the same
 
 
 @dataclass(frozen=True)
 class FittedMultistep(FixedGridSolver):
-    r"""A linear multistep formula with weights of its own in each step, one evaluation a step.
+    r"""A multistep formula with coefficients of its own in each step, one evaluation a step.
 
-    .. math:: y_{n+1} = y_n + \sum_{j} w_{nj}\, u_{n-j}, \quad y = x / (\alpha + \sigma), \; u = D - n
+    .. math:: y_{n+1} = a_n y_n + \sum_{j} w_{nj}\, q_{n-j}, \quad y = x / (\alpha + \sigma)
 
-    y is the state on the linear path and u its velocity, whatever the path, so the weights of the Adams-Bashforth
-    formulas are special ones. They need not sum to the length of the step: what is lost in consistency, which only
-    counts as steps become short, is gained in the steps that there are. :func:`pushforward.fit_multistep` finds them.
+    y is the state on the linear path, and q what is remembered: the velocity u = D - n of that path, the clean estimate
+    D or the noise estimate n. None depends on the path that the model is on, so neither do the coefficients. With all
+    earlier q, the first state and the outputs of all steps are spanned: every multistep and exponential formula of one
+    evaluation a step is a special case. Coefficients need not be consistent (weights that sum to the
+    step, a = 1): that only counts as steps become short. :func:`pushforward.fit` finds them.
 
     Attributes:
         times: The grid they belong to, increasing.
-        weights: For each step, of the newest velocity first; at most as many as there are by then.
+        weights: For each step, of the newest q first; at most as many as there are by then.
         interpolant: The path of the times.
+        scales: a, one a step; all 1 if left out.
+        quantity: q.
 
     Raises:
-        ArgumentError: Not one row of weights a step, a row that is empty or longer than the history.
-        GridError: Planned on other times or another path.
+        ArgumentError: Not one row of weights a step, a row that is empty or longer than the history, not one scale a
+            step, a quantity that is none of the three.
+        GridError: Planned at other noise ratios.
+
+    Source:
+        Shaul et al. 2024, Bespoke Non-Stationary Solvers, equation 10.
     """
 
     times: tuple[float, ...]
     weights: tuple[tuple[float, ...], ...]
     interpolant: Interpolant
+    scales: tuple[float, ...] = ()
+    quantity: Quantity = "velocity"
 
     # Of a run on the only grid there is, no limit of short steps can be taken: 1 is nominal.
-    order, source = 1, "Shaul et al. 2024, Bespoke Non-Stationary Solvers (weights of each step made for the model)"
+    order, source = (
+        1,
+        "Shaul et al. 2024, Bespoke Non-Stationary Solvers (coefficients made for the model)",
+    )
 
     def __post_init__(self) -> None:
-        if len(self.weights) != len(self.times) - 1:
-            expected = f"{len(self.times) - 1}, one for each step"
-            raise ArgumentError("weights", got=f"{len(self.weights)} rows", expected=expected)
+        steps = len(self.times) - 1
+        if len(self.weights) != steps:
+            raise ArgumentError("weights", got=f"{len(self.weights)} rows", expected=f"{steps}, one for each step")
         for n, row in enumerate(self.weights):
             if not 1 <= len(row) <= n + 1:
                 raise ArgumentError(f"weights[{n}]", got=f"{len(row)} weights", expected=f"1 to {n + 1}")
+        if self.scales and len(self.scales) != steps:
+            raise ArgumentError("scales", got=f"{len(self.scales)} numbers", expected=f"{steps}, one for each step")
+        if self.quantity not in QUANTITIES:
+            raise ArgumentError("quantity", got=repr(self.quantity), expected=f"one of {', '.join(QUANTITIES)}")
 
     @property
     def evaluations_per_step(self) -> int:
@@ -57,15 +80,48 @@ class FittedMultistep(FixedGridSolver):
         return max(map(len, self.weights)) - 1
 
     def __str__(self) -> str:
-        return f"{type(self).__name__}({len(self.weights)} steps, up to {self.starting_steps + 1} velocities)"
+        return f"{type(self).__name__}({len(self.weights)} steps, up to {self.starting_steps + 1} outputs)"
+
+    def times_on(self, interpolant: Interpolant) -> tuple[float, ...]:
+        """The grid on a path: the times there with the same noise ratios."""
+        if interpolant == self.interpolant:
+            return self.times
+        return tuple([interpolant.time_at_noise_ratio(self.interpolant.noise_ratio(t)) for t in self.times])
 
     def step(self, s: StepBuilder) -> None:
-        """The weighted sum of velocities of the linear path."""
-        if s.grid != self.times or s.interpolant != self.interpolant:
-            got = f"{s.steps} steps from {s.grid[0]:g} to {s.grid[-1]:g} on {s.interpolant}"
-            raise GridError("grid", got=got, expected=f"the times that {self} was fitted on, on {self.interpolant}")
-        u = s.denoised(s.x, s.t) - s.noise_prediction(s.x, s.t)
+        """The scaled state, and the weighted sum of what is remembered."""
+        self.check_grid(s)
+        q = remembered(s, self.quantity)
         row = self.weights[s.index]
-        past = [u, *(s.history(k) for k in range(1, len(row)))]
-        y = s.x / (s.alpha + s.sigma) + weighted(row, past)
-        s.advance((s.alpha_next + s.sigma_next) * y, remember=u)
+        y = (self.scales[s.index] if self.scales else 1.0) * s.x / (s.alpha + s.sigma)
+        past = [q, *(s.history(k) for k in range(1, len(row)))]
+        s.advance((s.alpha_next + s.sigma_next) * (y + weighted(row, past)), remember=q)
+
+    def check_grid(self, s: StepBuilder) -> None:
+        """Refuse other noise ratios than those of the fit."""
+        if s.grid == self.times and s.interpolant == self.interpolant:
+            return
+        if len(s.grid) == len(self.times) and all(
+            same_level(s.interpolant.noise_ratio(a), self.interpolant.noise_ratio(b))
+            for a, b in zip(s.grid, self.times, strict=True)
+        ):
+            return
+        got = f"{s.steps} steps from {s.grid[0]:g} to {s.grid[-1]:g} on {s.interpolant}"
+        hint = f"solver.times_on(path) is {[round(t, 4) for t in self.times]} on {self.interpolant}"
+        raise GridError("grid", got=got, expected=f"the noise ratios that {self} was fitted at", hint=hint)
+
+
+def remembered(s: StepBuilder, quantity: Quantity) -> Expression:
+    """The quantity at the step's state, from one evaluation."""
+    if quantity == "denoised":
+        return s.denoised(s.x, s.t)
+    if quantity == "noise":
+        return s.noise_prediction(s.x, s.t)
+    if isinstance(s.interpolant, Linear):  # what a network of this path returns: nothing to convert, nothing to store
+        return s.velocity(s.x, s.t)
+    return s.denoised(s.x, s.t) - s.noise_prediction(s.x, s.t)
+
+
+def same_level(first: float, second: float) -> bool:
+    """Whether two noise ratios are equal to the rounding of float32; infinity and 0 only equal themselves."""
+    return first == second or math.isclose(first, second, rel_tol=SAME_LEVEL)

@@ -1,0 +1,8 @@
+"""Solvers made for one model and one budget: :func:`fit` and the plan it returns."""
+
+from .bundled import bundled_fit, bundled_fits
+from .fit import Method, fit
+from .fitted_plan import FittedPlan, FitWarning
+from .report import FitReport
+
+__all__ = ["FitReport", "FitWarning", "FittedPlan", "Method", "bundled_fit", "bundled_fits", "fit"]

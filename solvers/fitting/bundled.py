@@ -1,0 +1,55 @@
+"""Fitted plans of the bundled models, which ship with the package."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from ...errors import UnknownNameError
+from ...models import BranchWeights, Model
+from ...models.fingerprint import fingerprint
+from .fitted_plan import FittedPlan
+from .report import scale_of
+
+FOLDER = Path(__file__).parent / "plans"
+
+
+@lru_cache(maxsize=1)
+def bundled_fits() -> tuple[FittedPlan, ...]:
+    """All of them.
+
+    Example:
+        >>> sorted({plan.steps for plan in bundled_fits()})
+        [4, 5, 6, 8, 10]
+    """
+    return tuple(FittedPlan.load(path) for path in sorted(FOLDER.glob("*.json")))
+
+
+def bundled_fit(model: Model, steps: int | None, guidance: BranchWeights | float | None = 1.0) -> FittedPlan:
+    """The plan that was fitted to this model, number of steps and guidance: what ``solver="fitted"`` picks.
+
+    Args:
+        model: A bundled one, with its own weights.
+        steps: Of the plan.
+        guidance: Its scale, which has to be one that was fitted, or between two that were fitted together.
+
+    Raises:
+        UnknownNameError: There is none; says what there is for this model.
+
+    Example:
+        >>> from pushforward.models import load
+        >>> bundled_fit(load("digits28-base"), 8, 2.0).steps
+        8
+    """
+    own, scale = fingerprint(model), scale_of(guidance)
+    known = [plan for plan in bundled_fits() if plan.fingerprint == own]
+    for plan in known:
+        if plan.steps == steps and plan.fits(scale):
+            return plan
+    there = ", ".join(f"{p.steps} steps at guidance {'/'.join(f'{s:g}' for s in p.guidance)}" for p in known)
+    raise UnknownNameError(
+        "solver",
+        got=f"'fitted', {steps} steps, guidance {scale}",
+        expected=f"for this model one of: {there}" if known else "a bundled model, with its own weights",
+        hint="pf.fit(model, steps, shape) makes one for any model",
+    )

@@ -1,0 +1,139 @@
+"""Times and coefficients by gradients through the network: Adam on the error of the end point."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...errors import ArgumentError
+from .formula import Formula, errors_of
+from .regression import FLOOR, loss
+from .starts import Groups, Starts
+
+BATCH = 32  # starts of an iteration
+RATE = 3e-3  # of Adam at the beginning; it falls to 0 along a cosine
+DECAYS = (0.9, 0.99)
+LOOKS = 10  # how often the judging starts are looked at
+TIME_PROBE = 0.01  # of a step: for the derivative of the velocity by the time
+
+
+@dataclass
+class Free:
+    """What Adam changes: logarithms of gaps, and one tensor of coefficients a step."""
+
+    gaps: Tensor
+    rows: list[Tensor]
+
+    @classmethod
+    def of(cls, formula: Formula, device: torch.device) -> Free:
+        """The numbers of a formula, as leaves, float64."""
+        times = torch.tensor(formula.times, dtype=torch.float64, device=device)
+        rows = [torch.tensor(row, dtype=torch.float64, device=device, requires_grad=True) for row in formula.rows]
+        return cls(times.diff().log().requires_grad_(), rows)
+
+    def times(self, first: float) -> Tensor:
+        """The grid: softmax increments, so that it stays one."""
+        inner = first + (1 - first) * self.gaps.softmax(0).cumsum(0)[:-1]
+        return torch.cat([inner.new_tensor([first]), inner, inner.new_tensor([1.0])])
+
+    def formula(self, like: Formula) -> Formula:
+        """The numbers as they are now."""
+        times = self.times(like.times[0]).tolist()
+        times[0], times[-1] = like.times[0], like.times[-1]
+        return Formula(like.family, tuple(times), tuple(tuple(row.tolist()) for row in self.rows))
+
+
+def descend(
+    formula: Formula,
+    groups: Groups,
+    iterations: int,
+    *,
+    seed: int = 0,
+    power: float = 0.0,
+    rate: float = RATE,
+    watch: Callable[[int], object] | None = None,
+) -> Formula:
+    r"""The formula that Adam comes to, as it was when the judging starts liked it best.
+
+    .. math:: \min_p \; \frac{1}{q} \log \tfrac{1}{B} \textstyle\sum_i |y_{N,i}(p) - x_i^*|^q
+
+    over logarithms of the gaps of the grid and all coefficients; with q = 0 the mean logarithm, of the geometric mean.
+    The run is recorded with one checkpoint an evaluation, so that memory holds the activations of one. The derivative
+    by a time is that of the velocity there, a difference of two evaluations.
+
+    Args:
+        formula: Where it begins.
+        groups: The starts.
+        iterations: Of Adam, on a few of the fitted starts each.
+        seed: Of their choice.
+        power: q.
+        rate: Adam's first.
+        watch: Called with 1 after every iteration.
+
+    Raises:
+        ArgumentError: A network that has no gradient.
+
+    Source:
+        Shaul et al. 2024, Bespoke Non-Stationary Solvers, section 4; Kingma & Ba 2015, Adam.
+    """
+    free = Free.of(formula, groups.fitted[0].noise.device)
+    optimiser = torch.optim.Adam([free.gaps, *free.rows], lr=rate, betas=DECAYS)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(iterations, 1))
+    squares = errors_of(formula, groups.judging)
+    floor = FLOOR**2 * squares.median().item()
+    best, least = formula, loss(squares, power, floor)
+    batches = batches_of(groups.fitted, seed)
+    for n in range(iterations):
+        left = end_error(free, formula, next(batches))
+        value = (left + floor).log().mean() / 2 if power == 0 else (left + floor).pow(power / 2).mean().log() / power
+        optimiser.zero_grad()
+        value.backward()
+        optimiser.step()
+        falling.step()
+        if watch:
+            watch(1)
+        if (n + 1) % max(iterations // LOOKS, 1) == 0:
+            found = free.formula(formula)
+            now = loss(errors_of(found, groups.judging), power, floor)
+            if now < least:
+                best, least = found, now
+    return best
+
+
+def batches_of(groups: Sequence[Starts], seed: int) -> Iterator[Starts]:
+    """Some of the starts of one group after another, without end; every start once in a round."""
+    choice = torch.Generator().manual_seed(seed)
+    while True:
+        for starts in groups:
+            for some in torch.randperm(len(starts.noise), generator=choice).split(BATCH):
+                yield starts.rows(some)
+
+
+def end_error(free: Free, formula: Formula, starts: Starts) -> Tensor:
+    """Mean squares of what each sample lacks at the end of a recorded run, [B]."""
+    times, y, outputs = free.times(formula.times[0]), starts.start, list[Tensor]()
+    for step, row in enumerate(free.rows):
+        outputs.insert(0, formula.family.observed(y, timed_velocity(starts, y, times, step), times[step]))
+        columns = formula.family.columns(y, outputs, step)
+        y = sum((weight.to(y.dtype) * column for weight, column in zip(row, columns, strict=True)), torch.zeros_like(y))
+    return (y - starts.exact).flatten(1).square().mean(1)
+
+
+def timed_velocity(starts: Starts, y: Tensor, times: Tensor, step: int) -> Tensor:
+    """The velocity, with its derivatives by the state, recorded, and by the time, a difference."""
+    t, t_next = times[step].item(), times[step + 1].item()
+    velocity = starts.velocity(y, t, t_next, step, gradient=True)
+    if not step:
+        return velocity
+    if not velocity.requires_grad or math.isnan(t):
+        raise ArgumentError(
+            "method", got="'gradient'", expected="'least-squares' for a network without gradients (compiled, ONNX)"
+        )
+    size = TIME_PROBE * (t_next - t)
+    with torch.no_grad():
+        slope = (starts.velocity(y, t + size, t_next, step) - velocity) / size
+    return velocity + (times[step] - t).to(slope.dtype) * slope

@@ -1,0 +1,300 @@
+"""Fit a solver to one model and one budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from torch import Tensor
+
+from ... import kernels
+from ...errors import ArgumentError, UnknownNameError
+from ...models import BranchWeights, Model
+from ...models.fingerprint import fingerprint
+from ..grids import GridFunction
+from ..grids import grid as find_grid
+from ..grids.optimise import LEAST_GAIN, check_power
+from ..ode.fitted import Quantity
+from ..pilot import Times, take_rows
+from ..solver import FixedGridSolver
+from ..solver import solver as solver_of
+from .family import Family
+from .fitted_plan import FittedPlan, FitWarning
+from .regression import RIDGES
+from .report import Reporter, scale_of
+from .responses import base_coefficients
+from .search import Search
+from .starts import Groups, Starts
+from .stepwise import Stepwise
+
+Method = Literal["least-squares", "gradient", "both"]
+METHODS: tuple[Method, ...] = ("least-squares", "gradient", "both")
+ELEMENTS, FEWEST, MOST = 2**17, 256, 1024  # of all starts, unless said otherwise, within these numbers of starts
+LARGEST = 2**26  # elements of all starts, but for 32 of them
+Guidances = float | BranchWeights | Sequence[float]
+
+
+def fit(
+    model: Model,
+    steps: int,
+    shape: Sequence[int],
+    *,
+    base: str | FixedGridSolver = "unipc",
+    grid: str | GridFunction | Sequence[float] = "uniform",
+    method: Method = "least-squares",
+    memory: int | None = None,
+    quantity: Quantity | None = None,
+    guidance: Guidances = 1.0,
+    condition: Mapping[str, Any] | None = None,
+    null: Mapping[str, Any] | None = None,
+    pairs: int | None = None,
+    seed: int = 0,
+    ridge: float | None = None,
+    power: float = 1.0,
+    rounds: int = 1,
+    polish: int = 3,
+    iterations: int = 300,
+    reference_steps: int = 24,
+    batch: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+) -> FittedPlan:
+    r"""A solver made for one model and one number of steps: the same executor and cost, a fraction of the error.
+
+    A plan's coefficients are numbers, and these are chosen for the network instead of for short steps. The family,
+
+    .. math:: y_{n+1} = a_n y_n + \sum_{j < m} w_{nj}\, q_{n-j}, \quad y = x / (\alpha + \sigma),
+
+    holds every multistep and exponential formula with one evaluation a step; :class:`FittedMultistep` says what q is.
+    Starts are drawn and solved accurately, and divided: a half is fitted to, a quarter chooses between ridges, grids
+    and methods, and the last quarter is measured once, at the end, for the report.
+
+    - "least-squares": for each grid that is tried, step by step along the run itself (:func:`fit_steps`), with a ridge
+      towards the base solver; then times and coefficients together for the end of the run (:func:`polish`). Only
+      forward passes: sessions and compiled engines do as well.
+    - "gradient": Adam through the network, from the base solver (:func:`descend`).
+    - "both": Adam from what least squares found.
+
+    If on the last quarter the result is not better than the base, by 1 % and by more than the error of the exact
+    samples, the base comes back, with a warning. Only the seed decides the result.
+
+    Args:
+        model: The network, or an oracle's.
+        steps: Steps, and network evaluations, of the plan, at least 1.
+        shape: Of one sample, without the batch.
+        base: The solver that a strong ridge leads to: one evaluation a step, no noise.
+        grid: Where the search for times begins, and the base's.
+        method: See above.
+        memory: m, the most outputs that a step reads, and so the buffers that stay; None: all of the run, at most 15.
+        quantity: q: "velocity", "denoised" or "noise"; None: the best of the first two where memory is short, since
+            with all outputs there is no difference.
+        guidance: As in :func:`pushforward.sample`; several scales for a plan that serves all between them.
+        condition, null: As there. Tensors of a condition have 1 row, or ``pairs``: they should be what the plan will
+            be asked for.
+        pairs: How many starts are drawn; by default 256 to 1024, fewer where samples are large.
+        seed: Of the starts, in [0, 2**64).
+        ridge: One strength for all steps instead of the best of ten: relative to the columns' squares; infinity is
+            the base solver, to the last bit.
+        power: q in [0, 2] of the errors that are minimised: 2 is the mean square, 1 the mean, 0 the mean logarithm.
+            Below 2, a few samples that are about to become something else do not decide for all others.
+        rounds: Of the search over grids; 0 keeps ``grid`` (but for ``polish``).
+        polish: Iterations for the end of the run, at most.
+        iterations: Of Adam.
+        reference_steps: Steps of RK4 for the exact samples, at least 4; see ``report.reference_error``.
+        batch: The most rows that the network is called with; None: all starts.
+        dtype, device: Of the states.
+        progress: Show on stderr what is being done.
+
+    Returns:
+        The plan, with ``report``.
+
+    Raises:
+        ArgumentError: A number out of range, fewer starts than unknowns, a network that answers the same question
+            differently, a base with more than one evaluation a step, "gradient" for a network that has none.
+        NotFiniteError: A state or an output is not finite; says where.
+        PushforwardError: What a run of the base would raise.
+
+    Source:
+        Shaul et al. 2024, Bespoke Non-Stationary Solvers (the family, and "gradient"); Frankel et al. 2025, S4S. Least
+        squares along the run, and Gauss-Newton on its end, are this library's.
+
+    Example:
+        >>> import pushforward as pf
+        >>> fitted = pf.fit(pf.models.reference_mixture().model(), 5, (2,), dtype=torch.float64)
+        >>> fitted.report.gain > 5
+        True
+    """
+    check_counts(steps, pairs, rounds, polish, iterations, reference_steps, batch)
+    check_power(power)
+    check_choice("method", method, METHODS)
+    if ridge is not None and not ridge >= 0:
+        raise ArgumentError("ridge", got=ridge, expected="a number, at least 0, or infinity")
+    solver, base_times = solver_of(base), times_of(grid, steps, model)
+    base_coefficients(solver, base_times, model.interpolant)
+    families = families_of(memory, quantity, steps)
+    count = pairs or default_pairs(math.prod(shape))
+    check_starts(count, families[0].unknowns(steps))
+    scales = tuple(guidance) if isinstance(guidance, Sequence) else (guidance,)
+    noise = kernels.normal(
+        (count, *shape), seed=seed, draw=kernels.Draw(kernels.PURPOSE_INITIAL, 0), dtype=dtype, device=device
+    )
+    trees = dict(condition or {}), None if null is None else dict(null)
+    groups = divided(model, noise, scales, trees, batch)
+    search = Search(solver, model.interpolant, base_times, groups, RIDGES if ridge is None else (ridge,), power)
+    with showing(progress) as say:
+        say("exact samples")
+        exact_to = max(some.find_trajectory(search.first, reference_steps) for some in groups.all)
+        found = None
+        if ridge != math.inf:
+            found = best_formula(search, families, method, rounds, polish, iterations, seed, say)
+        say("report")
+        formula = None if found is None else search.on_path(found.formula)
+        report = Reporter(model, solver, base_times, groups.held_out, exact_to).report(
+            formula, method=method, memory=memory, power=power, seed=seed, pairs=count,
+            ridges=found.ridges if found else (math.inf,) * steps, evaluations=lambda: sum(s.calls for s in groups.all),
+        )  # fmt: skip
+    gained = report.base.error - report.fitted.error
+    if formula is None or not gained > max(LEAST_GAIN * report.base.error, exact_to, torch.finfo(dtype).eps):
+        if formula is not None:
+            told = f"nothing gained on held-out starts ({report.fitted.error:.3g} against {report.base.error:.3g})"
+            warnings.warn(f"{told}: the base solver {solver} is returned", FitWarning, stacklevel=2)
+        formula, report = None, dataclasses.replace(report, fitted=report.base)
+    chosen, times = (solver, base_times) if formula is None else (formula, formula.times)
+    made_for = tuple(scale_of(scale) for scale in scales)
+    return FittedPlan(chosen, times, model.interpolant, made_for, fingerprint(model), report)
+
+
+def best_formula(
+    search: Search,
+    families: Sequence[Family],
+    method: Method,
+    rounds: int,
+    polish: int,
+    iterations: int,
+    seed: int,
+    say: Callable[[str], object],
+) -> Stepwise:
+    """The formula that the judging starts like best, of all families and stages."""
+    found = []
+    for family in families:
+        if method == "gradient":
+            found.append(search.base(family))
+        else:
+            say(f"time grids, {family}")
+            times = search.times(family, rounds)
+            say(f"coefficients, {family}")
+            found.append(search.stepwise(times, family))
+            if polish:
+                say(f"the end of the run, {family}")
+                found.append(search.polished(found[-1], polish))
+        if method != "least-squares":
+            say(f"gradients, {family}")
+            found.append(search.descended(min(found, key=search.loss), iterations, seed, say))
+    return min(found, key=search.loss)
+
+
+def divided(
+    model: Model,
+    noise: Tensor,
+    scales: Sequence[float | BranchWeights],
+    trees: tuple[dict[str, Any], dict[str, Any] | None],
+    batch: int | None,
+) -> Groups:
+    """The starts: half to fit to, a quarter to choose by, a quarter to measure; each shared out among the scales."""
+    count = len(noise)
+    half, most = count // 2, count - count // 4
+
+    def starts(first: int, last: int) -> tuple[Starts, ...]:
+        parts = [slice(first + k, last, len(scales)) for k in range(len(scales))]
+        return tuple(
+            Starts(model, noise[rows], scale, *(take_rows(tree, rows, count) for tree in trees), batch=batch)
+            for rows, scale in zip(parts, scales, strict=True)
+        )
+
+    return Groups(starts(0, half), starts(half, most), starts(most, count))
+
+
+def families_of(memory: int | None, quantity: Quantity | None, steps: int) -> list[Family]:
+    """What to try: with short memory it matters what is remembered."""
+    if quantity is None:
+        short = memory is not None and 1 < memory < steps
+        return families_of(memory, "velocity", steps) + (families_of(memory, "denoised", steps) if short else [])
+    family = Family(memory, quantity)
+    family.check_size(steps)
+    return [family]
+
+
+def times_of(base: str | GridFunction | Sequence[float], steps: int, model: Model) -> Times:
+    """The base's grid."""
+    return find_grid(base, steps, model.interpolant)
+
+
+def default_pairs(size: int) -> int:
+    """256 to 1024 starts by the size of one, fewer where they are large."""
+    return min(max(FEWEST, min(MOST, ELEMENTS // max(size, 1))), max(32, LARGEST // max(size, 1)))
+
+
+def check_counts(
+    steps: int, pairs: int | None, rounds: int, polish: int, iterations: int, reference_steps: int, batch: int | None
+) -> None:
+    """Refuse numbers that count nothing.
+
+    Raises:
+        ArgumentError: Names the first.
+    """
+    for name, value, least in (("steps", steps, 1), ("pairs", pairs, 8), ("rounds", rounds, 0), ("polish", polish, 0),
+                               ("iterations", iterations, 1), ("reference_steps", reference_steps, 4),
+                               ("batch", batch, 1)):  # fmt: skip
+        if value is None and name in ("pairs", "batch"):
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ArgumentError(name, got=repr(value), expected=f"an integer, at least {least}")
+
+
+def check_starts(count: int, unknowns: int) -> None:
+    """Refuse to fit more numbers than there are starts.
+
+    Raises:
+        ArgumentError: Says how many it takes.
+    """
+    if count // 2 < unknowns:
+        got = f"{count} starts, of which half are fitted to, for {unknowns} unknowns a step"
+        raise ArgumentError("pairs", got=got, expected=f"at least {2 * unknowns}")
+
+
+def check_choice(name: str, value: str, known: Sequence[str]) -> None:
+    """Refuse a word that is none of those known.
+
+    Raises:
+        UnknownNameError: Lists them.
+    """
+    if value not in known:
+        raise UnknownNameError(name, got=repr(value), expected=f"one of {', '.join(known)}")
+
+
+@contextmanager
+def showing(wanted: bool) -> Iterator[Callable[[str], object]]:
+    """A function that shows what is being done on stderr, or does nothing."""
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        disable=not wanted,
+    ) as progress:
+        tasks: list[TaskID] = []
+
+        def say(stage: str) -> None:
+            for task in tasks[-1:]:
+                progress.update(task, total=1, completed=1)
+            tasks.append(progress.add_task(stage, total=None))
+
+        yield say

@@ -1,0 +1,103 @@
+"""A formula on the linear path while it is being fitted, and its run from known starts."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ... import kernels
+from ...models import Interpolant
+from ..ode.fitted import FittedMultistep
+from ..pilot import Times
+from .family import Family, Row
+from .starts import Starts, from_linear
+
+
+@dataclass(frozen=True)
+class Formula:
+    """Times of the linear path, and the coefficients of each step.
+
+    Attributes:
+        family: What the coefficients belong to.
+        times: The grid.
+        rows: Each step's coefficients: of the state, then of the outputs, the newest first.
+    """
+
+    family: Family
+    times: Times
+    rows: tuple[Row, ...]
+
+    def on(self, path: Interpolant, times: Times | None = None) -> FittedMultistep:
+        """The solver, for a path; ``times`` are the grid's there, if they are known to the last bit."""
+        times = times or tuple(from_linear(path, t) for t in self.times)
+        weights, scales = tuple(row[1:] for row in self.rows), tuple(row[0] for row in self.rows)
+        return FittedMultistep(times, weights, path, scales, self.family.quantity)
+
+
+class Run:
+    """A run from known starts, step by step, as an executor would do it.
+
+    Attributes:
+        states: y at the times so far, from the first.
+        velocities: u at those times at which the network was asked.
+    """
+
+    def __init__(self, starts: Starts, family: Family) -> None:
+        self.starts, self.family = starts, family
+        self.states, self.velocities, self.outputs = [starts.start], list[Tensor](), list[Tensor]()
+
+    def ask(self, t: float, t_next: float) -> None:
+        """Evaluate the network at the state."""
+        state = self.states[-1]
+        velocity = self.starts.velocity(state, t, t_next, len(self.velocities))
+        self.velocities.append(velocity)
+        self.outputs.append(self.family.observed(state, velocity, t))
+
+    @property
+    def columns(self) -> list[Tensor]:
+        """What the coefficients of the step multiply."""
+        return self.family.columns(self.states[-1], self.outputs[::-1], len(self.outputs) - 1)
+
+    def advance(self, row: Sequence[float]) -> None:
+        """Take the step."""
+        self.states.append(kernels.combine(self.columns, list(row)))
+
+    def at(self, step: int, state: Tensor | None = None) -> Run:
+        """The run as it was before a step, or as it would be with another state there."""
+        other = Run(self.starts, self.family)
+        other.states = [*self.states[:step], self.states[step] if state is None else state]
+        other.velocities, other.outputs = self.velocities[:step], self.outputs[:step]
+        return other
+
+    def finish(self, formula: Formula) -> Run:
+        """All the steps that are left."""
+        taken = len(self.velocities)
+        ahead = list(itertools.pairwise(formula.times))[taken:]
+        for row, (t, t_next) in zip(formula.rows[taken:], ahead, strict=True):
+            self.ask(t, t_next)
+            self.advance(row)
+        return self
+
+    @property
+    def left(self) -> Tensor:
+        """What the last state lacks to the exact samples, float64 [B, *D]."""
+        return self.starts.exact.double() - self.states[-1].double()
+
+
+def squared_errors(run: Run) -> Tensor:
+    """Mean squares of what each sample lacks, float64 [B], on the CPU."""
+    return run.left.flatten(1).square().mean(1).cpu()
+
+
+def run_all(formula: Formula, groups: Sequence[Starts]) -> list[Run]:
+    """Runs from all starts."""
+    return [Run(starts, formula.family).finish(formula) for starts in groups]
+
+
+def errors_of(formula: Formula, groups: Sequence[Starts]) -> Tensor:
+    """Squared errors of all samples of all groups."""
+    return torch.cat([squared_errors(run) for run in run_all(formula, groups)])

@@ -1,0 +1,158 @@
+"""Times and coefficients of all steps together, for the end of the run alone: Gauss-Newton from forward passes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ... import kernels
+from ...errors import NotFiniteError
+from ...kernels.gram import MAX_TENSORS
+from .formula import Formula, Run, run_all, squared_errors
+from .regression import FLOOR, Normal, loss, ridge_solution, trust
+from .starts import Starts
+
+PROBE = 3e-3  # relative change of a state for a derivative: far above float32's rounding, far below its curvature
+TIME_PROBE = 0.02  # of the shorter of two gaps
+DAMPING, LARGEST_DAMPING = 1e-2, 1e3  # of the first iteration; where a search ends
+CLOSEST = 0.05  # a gap shrinks to no less of its length in one iteration
+LEAST_GAIN = 0.01  # relative, of an iteration; below it the search ends
+
+
+@dataclass(frozen=True)
+class Place:
+    """One free number: the time of a step (``column`` None), or the coefficient of one of its columns."""
+
+    step: int
+    column: int | None
+
+
+def polish(formula: Formula, groups: Sequence[Starts], iterations: int, power: float = 1.0) -> Formula:
+    r"""The formula near this one whose runs end nearest to the exact samples.
+
+    .. math:: \min_p \sum_i |y_{N,i}(p) - x_i^*|^q, \quad p = (t_1, \dots, t_{N-1}, a, w)
+
+    by damped Gauss-Newton steps (Levenberg-Marquardt), reweighted for q < 2. Where :func:`fit_steps` asks every state
+    to be near the trajectory, here only the last is asked, and the times move too. Derivatives are differences of runs:
+    a number of step n changes nothing before it, so its derivative costs the evaluations after it, N - n, and the
+    coefficients of the last step none; about N^3 / 6 evaluations an iteration, where all outputs are read. No gradient
+    of the network is needed.
+
+    Args:
+        formula: Where it begins.
+        groups: The starts.
+        iterations: At most.
+        power: q.
+
+    Source:
+        Levenberg 1944, Q. Appl. Math. 2(2); Holland & Welsch 1977 (reweighting).
+    """
+    places = places_of(formula)
+    runs = run_all(formula, groups)
+    squares = torch.cat([squared_errors(run) for run in runs])
+    floor = FLOOR**2 * squares.median().item()
+    least, damping = loss(squares, power, floor), DAMPING
+    for _ in range(iterations):
+        normal = Normal.joined([derivatives(formula, run, places) for run in runs])
+        weights = trust(normal.squares, power)
+        matrix, pull = torch.einsum("b,bij->ij", weights, normal.products), weights @ normal.pulls
+        gained = None
+        while gained is None and damping <= LARGEST_DAMPING:
+            moved = changed(formula, places, ridge_solution(matrix, pull, damping).tolist())
+            gained = better(moved, groups, power, floor, least)
+            damping *= 0.25 if gained else 6
+        if gained is None:
+            break
+        formula, runs, new = gained
+        enough = new < least * (1 - LEAST_GAIN)
+        least = new
+        if not enough:
+            break
+    return formula
+
+
+def better(
+    formula: Formula | None, groups: Sequence[Starts], power: float, floor: float, least: float
+) -> tuple[Formula, list[Run], float] | None:
+    """The formula with its runs and its loss, if that is smaller."""
+    if formula is None:
+        return None
+    try:
+        runs = run_all(formula, groups)
+    except NotFiniteError:
+        return None
+    found = loss(torch.cat([squared_errors(run) for run in runs]), power, floor)
+    return (formula, runs, found) if found < least else None
+
+
+def places_of(formula: Formula) -> list[Place]:
+    """Every free number; the first time and the last are given."""
+    places = []
+    for step, row in enumerate(formula.rows):
+        places += [Place(step, None)] if step else []
+        places += [Place(step, column) for column in range(len(row))]
+    return places
+
+
+def changed(formula: Formula, places: Sequence[Place], change: Sequence[float]) -> Formula | None:
+    """The formula with these changes of its numbers; None if its times were no grid, or gaps as good as vanished."""
+    times, rows = list(formula.times), [list(row) for row in formula.rows]
+    for place, by in zip(places, change, strict=True):
+        if not math.isfinite(by):
+            return None
+        if place.column is None:
+            times[place.step] += by
+        else:
+            rows[place.step][place.column] += by
+    for n in range(len(rows)):
+        if times[n + 1] - times[n] < CLOSEST * (formula.times[n + 1] - formula.times[n]):
+            return None
+    return Formula(formula.family, tuple(times), tuple(map(tuple, rows)))
+
+
+def derivatives(formula: Formula, run: Run, places: Sequence[Place]) -> Normal:
+    """The normal equations of the end of a run, in all free numbers."""
+    return gram_of_many([derivative(formula, run, place) for place in places], run.left)
+
+
+def derivative(formula: Formula, run: Run, place: Place) -> Tensor:
+    """Of the last state by one number: a difference of runs."""
+    if place.column is None:
+        before, t, after = formula.times[place.step - 1 : place.step + 2]
+        size = TIME_PROBE * min(t - before, after - t)
+        times = (*formula.times[: place.step], t + size, *formula.times[place.step + 1 :])
+        other = run.at(place.step).finish(Formula(formula.family, times, formula.rows))
+    else:
+        at = run.at(place.step)
+        at.velocities, at.outputs = run.velocities[: place.step + 1], run.outputs[: place.step + 1]
+        column = at.columns[place.column]
+        last = place.step + 1 == len(formula.rows)
+        if last:
+            return column
+        size = PROBE * length(run.states[place.step + 1]) / max(length(column), torch.finfo(column.dtype).tiny)
+        state = kernels.combine([run.states[place.step + 1], column], [1.0, size])
+        other = run.at(place.step + 1, state).finish(formula)
+    return (other.states[-1] - run.states[-1]) / size
+
+
+def length(values: Tensor) -> float:
+    """Root mean square."""
+    return values.double().square().mean().sqrt().item()
+
+
+def gram_of_many(columns: Sequence[Tensor], error: Tensor) -> Normal:
+    """The normal equations of any number of columns: inner products of blocks that one pass reads."""
+    tensors = [*columns, error.to(columns[0].dtype)]
+    width = MAX_TENSORS // 2
+    blocks = [list(range(i, min(i + width, len(tensors)))) for i in range(0, len(tensors), width)]
+    products = torch.empty(len(error), len(tensors), len(tensors), dtype=torch.float64)
+    for n, first in enumerate(blocks):
+        for second in blocks[n + 1 :] or blocks[n:]:
+            some = torch.tensor(sorted({*first, *second}))
+            found = kernels.gram([tensors[i] for i in some.tolist()]).products.cpu()
+            products[:, some[:, None], some] = found
+    return Normal(products[:, :-1, :-1], products[:, :-1, -1], products[:, -1, -1])
