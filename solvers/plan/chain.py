@@ -51,7 +51,7 @@ def chain(plan: Plan) -> tuple[Link, ...]:
 
     Raises:
         PlanError: The plan is at another stage, evaluates more than once in a step or elsewhere than at its state,
-            or applies a function to its estimates.
+            applies a function to its estimates, or has coefficients that differ by channel.
 
     Example:
         >>> from pushforward import solvers
@@ -64,6 +64,7 @@ def chain(plan: Plan) -> tuple[Link, ...]:
     if plan.stage != "outputs":
         hint = "Call lower(), and not optimise()"
         raise PlanError("plan.stage", got=repr(plan.stage), expected="'outputs'", hint=hint)
+    plan.check_one_number("a chain")
     meaning: dict[Register, Expression] = {}  # of every register, over states, outputs and draws
     states: dict[Register, int] = {plan.start: 0}
     outputs: dict[Register, Output] = {}
