@@ -36,8 +36,10 @@ def combine_by_channel(
     Raises:
         ShapeError: States without C channels, and what :func:`kernels.combine` raises.
     """
-    table, scales, groups = arguments(weights, scale, inputs[0] if inputs else out[0])
-    return kernels.combine(inputs, table, out=out, noise=noise, scale=scales, groups=groups)
+    tensors = (*inputs, *(out or ()))
+    table, scales, groups = arguments(weights, scale, tensors[0]) if tensors else (weights, scale, None)
+    results: Any = kernels.combine(inputs, table, out=out, noise=noise, scale=scales, groups=groups)
+    return results
 
 
 def prepare_by_channel(
@@ -78,15 +80,16 @@ def arguments(weights: Rows, scale: Rows | None, like: Tensor) -> tuple[Any, Any
     if channels is None:
         return weights, scale, None
     # A copy of memory that the host may change cannot be captured in a CUDA graph: what warm-up runs left is used then.
-    keep = not tracing()
-    of, where = (table, groups) if keep else (table.__wrapped__, groups.__wrapped__)
+    of, where = coefficient_table, channel_groups
+    if tracing():  # tensors of a trace outlive it nowhere
+        of, where = of.__wrapped__, where.__wrapped__
     device = like.device if like.is_cuda else torch.device("cpu")
     scales = None if scale is None else of(tuple(scale), channels, device)
     return of(tuple(weights), channels, device), scales, where(channels, like.ndim, like.device)
 
 
 @lru_cache(maxsize=256)
-def table(rows: tuple[Sequence[Any], ...], channels: int, device: torch.device) -> Tensor:
+def coefficient_table(rows: tuple[Sequence[Any], ...], channels: int, device: torch.device) -> Tensor:
     """The coefficients of every channel, float64 [C, O, K]."""
     numbers = [
         [[w.values[c] if isinstance(w, Channelwise) else float(w) for w in row] for row in rows]
@@ -97,7 +100,7 @@ def table(rows: tuple[Sequence[Any], ...], channels: int, device: torch.device) 
 
 
 @lru_cache(maxsize=64)
-def groups(channels: int, ndim: int, device: torch.device) -> Tensor:
+def channel_groups(channels: int, ndim: int, device: torch.device) -> Tensor:
     """The channel of every element, int64 [1, C, 1, ...]."""
     with torch.inference_mode(False):
         return torch.arange(channels).reshape(1, channels, *[1] * (ndim - 2)).to(device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -135,8 +135,8 @@ class Executor:
             self.values.update((register, buffers[buffer]) for register, buffer in plan.buffers)
         self.fused = check == "fused" and self.device.type == "cpu"
         by_channel = plan.channels is not None
-        self.linear = combine_by_channel if by_channel else kernels.combine
-        self.settle = prepare_by_channel if by_channel else kernels.prepare
+        self.linear: Callable[..., Any] = combine_by_channel if by_channel else kernels.combine
+        self.settle: Callable[..., kernels.PreparedCombine] = prepare_by_channel if by_channel else kernels.prepare
         self.irregular: set[Register] = set()  # foreign tensors whose strides are not the state's
         self.pending: Request | None = None
         self.position = self.evaluated = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor
 
@@ -131,7 +131,8 @@ def in_one_call(
 
 def settled(combine: Combine, key: kernels.Noise | None = None) -> kernels.OpenCombine:
     """The combination as a function of its inputs; ``key`` says which samples its noise is for."""
-    weights, scales = combine.matrix, combine.scales
+    weights: Any = combine.matrix
+    scales: Any = combine.scales
     if channels_of(weights, scales) is not None:
         noise = None if key is None else [key.at(draw) for draw in combine.draws]
         return CombinationByChannel(weights, noise, scales or None)
