@@ -36,8 +36,7 @@ def combine_by_channel(
     Raises:
         ShapeError: States without C channels, and what :func:`kernels.combine` raises.
     """
-    tensors = (*inputs, *(out or ()))
-    table, scales, groups = arguments(weights, scale, tensors[0]) if tensors else (weights, scale, None)
+    table, scales, groups = arguments(weights, scale, *inputs[:1], *(out or ())[:1])
     results: Any = kernels.combine(inputs, table, out=out, noise=noise, scale=scales, groups=groups)
     return results
 
@@ -74,14 +73,15 @@ class CombinationByChannel:
         return results[0] if len(self.weights) == 1 else results
 
 
-def arguments(weights: Rows, scale: Rows | None, like: Tensor) -> tuple[Any, Any, Tensor | None]:
+def arguments(weights: Rows, scale: Rows | None, *tensors: Tensor) -> tuple[Any, Any, Tensor | None]:
     """What the kernels take as weights, scale and groups: tables, or the coefficients where all are numbers."""
     channels = channels_of(weights, scale or ())
-    if channels is None:
+    if channels is None or not tensors:
         return weights, scale, None
+    like = tensors[0]
     # A copy of memory that the host may change cannot be captured in a CUDA graph: what warm-up runs left is used then.
     of, where = coefficient_table, channel_groups
-    if tracing():  # tensors of a trace outlive it nowhere
+    if tracing():  # what is made in a trace must not be met outside of it
         of, where = of.__wrapped__, where.__wrapped__
     device = like.device if like.is_cuda else torch.device("cpu")
     scales = None if scale is None else of(tuple(scale), channels, device)

@@ -28,7 +28,7 @@ from pushforward.models import Guidance, Linear, VPLinear, prediction
 from pushforward.solvers import Channelwise, Executor, FixedGridSolver, Plan, StepBuilder
 from pushforward.solvers.interop.run import OutsideRun, Program
 from pushforward.solvers.particles import Transitions
-from pushforward.solvers.plan import Coefficient, chain, cut
+from pushforward.solvers.plan import Coefficient, chain, cut, evaluation_at_start
 from pushforward.solvers.plan.channelwise import channels_of
 from pushforward.solvers.plan.expression import Expression, combine_of
 from pushforward.solvers.tokens.executor import one_step
@@ -221,6 +221,16 @@ def test_particles_take_such_steps_one_by_one() -> None:
         Transitions.of(plan, read).gaussian("this")
 
 
+def test_another_state_than_the_start_is_no_multiple_of_it() -> None:
+    class Away(TwoStep):
+        def step(self, s: StepBuilder) -> None:
+            s.advance(s.x + s.h * s.velocity(self.keep * s.x, s.t))
+
+    for keep, scale in ((KEEP, None), (0.5, 0.5)):
+        start = evaluation_at_start(solvers.plan(Away(keep, 0.0, 0.0), GRID).lower(prediction("velocity", Linear())))
+        assert (start and start.scale) == scale
+
+
 def test_drivers_of_numbers_refuse_them() -> None:
     plan = solvers.plan(SOLVER, GRID).lower(prediction("velocity", Linear()))
     with pytest.raises(PlanError, match="differ by channel, expected one number for all, for a chain"):
@@ -268,6 +278,16 @@ def test_a_state_without_the_channels_is_refused() -> None:
         expected = rf"x0: got \[{', '.join(map(str, shape))}\], expected \[B, 3, \*D\]: coefficients of TwoStep"
         with pytest.raises(ShapeError, match=expected):
             Executor(plan, noise(*shape))
+
+
+def test_gradients_of_noise_alone_are_refused_as_ever() -> None:
+    """A combination without tensors has no shape where it allocates its results."""
+    for spread in (1.0, Channelwise([1.0, 2.0, 3.0])):
+        plan = planned(TwoStep(0.0, 0.0, 0.0, spread))
+        with pytest.raises(ArgumentError, match="inputs: got none"):
+            Executor(plan, noise(*SHAPE), differentiable=True).run(network)
+    whole = Executor(plan, noise(*SHAPE), seed=1).run(network)
+    assert torch.equal(whole, channel_by_channel(TwoStep(0.0, 0.0, 0.0, spread), noise(*SHAPE), seed=1))
 
 
 def test_a_plan_is_for_one_number_of_channels() -> None:
