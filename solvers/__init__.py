@@ -49,7 +49,7 @@ else:
     from .head_start import HeadStart
     from .hooks import Hook, StepState, Trajectory
     from .likelihood import LogDensity, log_density, sample_with_log_density
-    from .plan import Cost, Expression, Plan, StepBuilder
+    from .plan import Channelwise, Cost, Expression, Plan, StepBuilder
     from .sde import Diffusion
     from .solver import FixedGridSolver, plan, register, solver, solvers
 
@@ -59,6 +59,7 @@ else:
         "Arctan",
         "Beta",
         "BrownianTree",
+        "Channelwise",
         "Circular",
         "Controller",
         "Cosine",

@@ -185,6 +185,7 @@ def compile_plan(
         raise ShapeError("shape", got=size, expected="[B, *D], positive integers")
     if not dtype.is_floating_point:
         raise DtypeError("dtype", got=dtype, expected="a floating-point dtype")
+    plan.check_channels("shape", size)
     where, given = torch.device(device or network_device(model)), signature(condition, null)
     key = (plan, size, dtype, where, given, backend, tuple(sorted((options or {}).items())), capture)
     known = KNOWN.setdefault(model, {})

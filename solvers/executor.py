@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
 from .. import kernels
 from ..errors import ArgumentError, DtypeError, NotFiniteError, PlanError, ShapeError
+from .by_channel import combine_by_channel, prepare_by_channel
 from .diagnosis import mismatch, not_finite, not_finite_output, where
 from .hooks import Hook, StepState, replaces_state
 from .plan import Boundary, Combine, Evaluate, Plan, Register, Transform
@@ -92,7 +93,8 @@ class Executor:
         result: The sample at ``plan.grid[-1]``, once the iteration has ended.
 
     Raises:
-        ShapeError, DtypeError, DeviceError: A network output differs from the state; names the step and the time.
+        ShapeError, DtypeError, DeviceError: A network output differs from the state; names the step and the time. A
+            state without the channels that the plan's coefficients are for.
         NotFiniteError: A network output or the state has become NaN or infinite; names the step and the time.
 
     Example:
@@ -132,6 +134,9 @@ class Executor:
             buffers = [torch.empty_like(start) for _ in {buffer for _, buffer in plan.buffers}]
             self.values.update((register, buffers[buffer]) for register, buffer in plan.buffers)
         self.fused = check == "fused" and self.device.type == "cpu"
+        by_channel = plan.channels is not None
+        self.linear: Callable[..., Any] = combine_by_channel if by_channel else kernels.combine
+        self.settle: Callable[..., kernels.PreparedCombine] = prepare_by_channel if by_channel else kernels.prepare
         self.irregular: set[Register] = set()  # foreign tensors whose strides are not the state's
         self.pending: Request | None = None
         self.position = self.evaluated = 0
@@ -171,7 +176,7 @@ class Executor:
         changing = tuple([r for r, value in zip(combine.inputs, given, strict=True) if value is None])
         outs = [self.values[register] for register in combine.outs]
         scales = combine.scales or None
-        prepared = kernels.prepare(given, combine.matrix, outs, noise=self.noise(combine), scale=scales)
+        prepared = self.settle(given, combine.matrix, outs, noise=self.noise(combine), scale=scales)
         return Bound(combine, dying, prepared, changing)
 
     def noise(self, combine: Combine) -> list[kernels.Noise] | None:
@@ -325,7 +330,7 @@ class Executor:
         inputs, scales = [values[register] for register in combine.inputs], combine.scales or None
         outs = None if self.differentiable else [values[register] for register in combine.outs]
         noise = self.noise(combine) if scales else None
-        results = kernels.combine(inputs, combine.matrix, out=outs, noise=noise, scale=scales)
+        results = self.linear(inputs, combine.matrix, out=outs, noise=noise, scale=scales)
         values.update(zip(combine.outs, results, strict=True))
         if self.fused and not all([bool(result.isfinite().all()) for result in results]):
             raise not_finite(self, combine)
@@ -387,6 +392,7 @@ def check_run(
         raise DtypeError("x0", got=getattr(x0, "dtype", type(x0).__name__), expected="a floating-point tensor")
     if x0.ndim < 1:
         raise ShapeError("x0", got=list(x0.shape), expected="[B, *D], the batch first")
+    plan.check_channels("x0", x0.shape)
     if hooks and not plan.boundaries:
         raise PlanError(
             "hooks", got=f"{len(hooks)}", expected="a plan with boundaries", hint="Optimise it with observe=True."

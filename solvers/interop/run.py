@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor
 
 from ... import kernels
 from ...errors import ArgumentError, DeviceError, DtypeError, ShapeError
 from ...models import Prediction
+from ..by_channel import CombinationByChannel
 from ..executor import TransformFunction
 from ..plan import Combine, Evaluate, Plan, Register, Transform
+from ..plan.channelwise import channels_of
 from ..solver import FixedGridSolver, LastStep, plan
 from .timetable import Timetable
 
@@ -120,6 +122,8 @@ def in_one_call(
     call, combine = operation.call, operation.instruction
     if call is None or isinstance(combine, Transform) or combine.outs != (following,):
         return None
+    if isinstance(call, CombinationByChannel):
+        return None
     kept = tuple([r for r in (source, place) if r is not None and r not in operation.dying])
     dying = tuple([r for r in operation.dying if r not in (source, place)])
     return kernels.register_step(call, combine.inputs, source, place, kept, dying)
@@ -127,7 +131,11 @@ def in_one_call(
 
 def settled(combine: Combine, key: kernels.Noise | None = None) -> kernels.OpenCombine:
     """The combination as a function of its inputs; ``key`` says which samples its noise is for."""
-    weights, scales = combine.matrix, combine.scales
+    weights: Any = combine.matrix
+    scales: Any = combine.scales
+    if channels_of(weights, scales) is not None:
+        noise = None if key is None else [key.at(draw) for draw in combine.draws]
+        return CombinationByChannel(weights, noise, scales or None)
     if len(combine.outs) == 1:
         weights, scales = weights[0], scales[0] if scales else ()
     if key is None:
@@ -195,6 +203,9 @@ class OutsideRun:
         samples: Sample ids that key the noise.
         transforms: Functions for the plan's transforms.
 
+    Raises:
+        ShapeError: A sample without the channels that the plan's coefficients are for.
+
     Attributes:
         timetable, entry: Which entry of which list waits for its output.
         end: The entry after the last one; no output is waited for there.
@@ -212,6 +223,7 @@ class OutsideRun:
         samples: Tensor | None = None,
         transforms: Mapping[str, TransformFunction] | None = None,
     ) -> None:
+        program.plan.check_channels("sample", sample.shape)
         self.program, self.timetable = program, timetable
         self.begin = self.entry = begin
         self.end, self.unlike = begin + len(program.stages), False

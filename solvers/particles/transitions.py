@@ -133,6 +133,8 @@ class PlannedTransition(Transition):
     @property
     def described(self) -> str:
         """Why it is no Gaussian kernel, in words."""
+        if self.plan.channels is not None:
+            return "has coefficients that differ by channel"
         if self.known is None:
             return "evaluates where noise has moved the state" if self.stochastic else "evaluates away from its state"
         return f"evaluates {self.plan.nfe} times"
@@ -221,7 +223,7 @@ def transition(part: Plan, prediction: Prediction, guidance: BranchWeights | Non
         "denoised": denoised(part, branches, prediction, guidance),
         "known": None if start is None else start.index,
     }
-    if start is None or len(part.evaluations) > 1:
+    if start is None or len(part.evaluations) > 1 or part.channels is not None:
         return PlannedTransition(**here, plan=part.optimise())
     (link,) = chain(part)
     weights = (link.states[0], *(link.outputs.get((0, branch), 0.0) for branch in branches))

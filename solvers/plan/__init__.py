@@ -2,6 +2,7 @@
 
 from .builder import StepBuilder, denoising_step
 from .chain import Link, chain
+from .channelwise import Channelwise, Coefficient
 from .conversion import convert
 from .cost import Cost
 from .cut import Start, cut, evaluation_at_start
@@ -12,6 +13,8 @@ from .plan import Plan
 
 __all__ = [
     "Boundary",
+    "Channelwise",
+    "Coefficient",
     "Combine",
     "Cost",
     "Evaluate",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from ...errors import PlanError
 from ...kernels import Draw
@@ -51,7 +52,7 @@ def chain(plan: Plan) -> tuple[Link, ...]:
 
     Raises:
         PlanError: The plan is at another stage, evaluates more than once in a step or elsewhere than at its state,
-            or applies a function to its estimates.
+            applies a function to its estimates, or has coefficients that differ by channel.
 
     Example:
         >>> from pushforward import solvers
@@ -64,6 +65,7 @@ def chain(plan: Plan) -> tuple[Link, ...]:
     if plan.stage != "outputs":
         hint = "Call lower(), and not optimise()"
         raise PlanError("plan.stage", got=repr(plan.stage), expected="'outputs'", hint=hint)
+    plan.check_one_number("a chain")
     meaning: dict[Register, Expression] = {}  # of every register, over states, outputs and draws
     states: dict[Register, int] = {plan.start: 0}
     outputs: dict[Register, Output] = {}
@@ -96,10 +98,15 @@ def scale_of(
 ) -> float:
     """What multiplies the step's state to give the network's input."""
     value = meaning.get(evaluation.input, Expression.register(evaluation.input))
-    (atom, weight), *others = value.terms.items() or [(None, 0.0)]
+    (atom, weight), *others = numbers_of(value).items() or [(None, 0.0)]
     if others or not isinstance(atom, int) or states.get(atom) != step:
         raise not_a_chain(plan, step, f"an evaluation at t = {evaluation.time:.4g} at another state than the step's")
     return weight
+
+
+def numbers_of(value: Expression) -> Mapping[Register | Draw, float]:
+    """The terms of an expression whose plan has one number for all channels."""
+    return cast("Mapping[Register | Draw, float]", value.terms)
 
 
 def read_outputs(evaluation: Evaluate) -> list[tuple[Register, str]]:
@@ -115,15 +122,16 @@ def link(
     outputs: Mapping[Register, Output],
 ) -> Link:
     """The step from the expression of its end."""
-    weights = {states[atom]: value.terms[atom] for atom in value.registers if atom in states}
+    terms = numbers_of(value)
+    weights = {states[atom]: terms[atom] for atom in value.registers if atom in states}
     index = max(states.values())
     return Link(
         evaluation.time,
         scale,
         evaluation.labels,
         {index: 0.0} | weights,
-        {outputs[atom]: value.terms[atom] for atom in value.registers if atom in outputs},
-        {draw: value.terms[draw] for draw in value.draws},
+        {outputs[atom]: terms[atom] for atom in value.registers if atom in outputs},
+        {draw: terms[draw] for draw in value.draws},
     )
 
 

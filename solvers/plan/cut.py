@@ -94,6 +94,7 @@ def evaluation_at_start(plan: Plan) -> Start | None:
             values.update(zip(instruction.outs, found, strict=True))
     for index, evaluation in enumerate(plan.evaluations):
         there = values.get(evaluation.input, Expression({}))
-        if evaluation.time == plan.grid[0] and list(there.terms) == [plan.start]:
-            return Start(index, there.terms[plan.start])
+        scale = there.terms.get(plan.start)
+        if evaluation.time == plan.grid[0] and len(there.terms) == 1 and isinstance(scale, float):
+            return Start(index, scale)
     return None

@@ -7,14 +7,16 @@ from collections.abc import Iterable, Mapping
 
 from ...errors import ArgumentError
 from ...kernels import Draw
+from .channelwise import Channelwise, Coefficient
 from .instructions import Combine, Register
 
 
 class Expression:
     r"""An immutable linear combination ``sum_i c_i atom_i`` with float64 coefficients.
 
-    Atoms are registers (tensors of the program) and draws (standard normal tensors). Expressions support ``+``,
-    ``-``, and multiplication and division by a number; a product of two of them is an error, since no step needs it.
+    A coefficient is a number or a :class:`Channelwise`, a number for each channel. Atoms are registers (tensors of the
+    program) and draws (standard normal tensors). Expressions support ``+``, ``-``, and multiplication and division by a
+    coefficient; a product of two of them is an error, since no step needs it.
 
     Example:
         >>> x, v = Expression({0: 1.0}), Expression({1: 1.0})
@@ -25,10 +27,14 @@ class Expression:
 
     __slots__ = ("terms",)
 
-    def __init__(self, terms: Mapping[Register | Draw, float]) -> None:
-        self.terms = {atom: float(weight) for atom, weight in terms.items() if weight != 0.0}
+    def __init__(self, terms: Mapping[Register | Draw, Coefficient]) -> None:
+        self.terms: dict[Register | Draw, Coefficient] = {
+            atom: weight if isinstance(weight, Channelwise) else float(weight)
+            for atom, weight in terms.items()
+            if weight
+        }
         for atom, weight in self.terms.items():
-            if not math.isfinite(weight):
+            if not isinstance(weight, Channelwise) and not math.isfinite(weight):
                 raise ArgumentError("coefficient", got=f"{weight} for {atom}", expected="a finite number")
 
     @classmethod
@@ -59,7 +65,7 @@ class Expression:
         """Replace every register that has a definition by it."""
         if not any(atom in definitions for atom in self.registers):
             return self
-        total: dict[Register | Draw, float] = {}
+        total: dict[Register | Draw, Coefficient] = {}
         for atom, weight in self.terms.items():
             inner = definitions[atom].terms if isinstance(atom, int) and atom in definitions else {atom: 1.0}
             for inner_atom, inner_weight in inner.items():
@@ -78,10 +84,11 @@ class Expression:
 
     __radd__ = __add__
 
-    def __mul__(self, factor: float) -> Expression:
-        if not isinstance(factor, int | float):
+    def __mul__(self, factor: Coefficient) -> Expression:
+        if not isinstance(factor, int | float | Channelwise):
             return NotImplemented
-        return Expression({atom: weight * float(factor) for atom, weight in self.terms.items()})
+        number = factor if isinstance(factor, Channelwise) else float(factor)
+        return Expression({atom: weight * number for atom, weight in self.terms.items()})
 
     __rmul__ = __mul__
 
@@ -91,10 +98,11 @@ class Expression:
     def __sub__(self, other: Expression) -> Expression:
         return self + -other if isinstance(other, Expression) else NotImplemented
 
-    def __truediv__(self, divisor: float) -> Expression:
-        if not isinstance(divisor, int | float):
+    def __truediv__(self, divisor: Coefficient) -> Expression:
+        if not isinstance(divisor, int | float | Channelwise):
             return NotImplemented
-        return Expression({atom: weight / float(divisor) for atom, weight in self.terms.items()})
+        number = divisor if isinstance(divisor, Channelwise) else float(divisor)
+        return Expression({atom: weight / number for atom, weight in self.terms.items()})
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Expression) and self.terms == other.terms

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from ...kernels import Draw
+from .channelwise import Coefficient
 
 Register: TypeAlias = int
 QUANTITIES = ("velocity", "denoised", "noise", "score")
@@ -36,13 +37,16 @@ class Evaluate:
 
 @dataclass(frozen=True, slots=True)
 class Combine:
-    """``outs[o] = sum_k matrix[o][k] * inputs[k] + sum_d scales[o][d] * normal(draws[d])``: one pass over memory."""
+    """``outs[o] = sum_k matrix[o][k] * inputs[k] + sum_d scales[o][d] * normal(draws[d])``: one pass over memory.
+
+    Coefficients that differ by channel (:class:`.channelwise.Channelwise`) make it no more passes.
+    """
 
     outs: tuple[Register, ...]
     inputs: tuple[Register, ...]
-    matrix: tuple[tuple[float, ...], ...]
+    matrix: tuple[tuple[Coefficient, ...], ...]
     draws: tuple[Draw, ...] = ()
-    scales: tuple[tuple[float, ...], ...] = ()
+    scales: tuple[tuple[Coefficient, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

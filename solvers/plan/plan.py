@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from ...errors import PlanError
+from ...errors import PlanError, ShapeError
 from ...models import BranchWeights, Interpolant, Prediction
+from .channelwise import channels_of
 from .instructions import Boundary, Combine, Evaluate, Instruction, Register, reads, writes
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Plan:
         notes: What the planner decided, in words.
         sources: Where the mathematics comes from.
         blocks: (name, first step) of the runs of steps that the solver named; each lasts until the next begins.
+        channels: C, if coefficients differ by channel, so that the plan is for states [B, C, *D]; None: for any.
 
     """
 
@@ -55,6 +57,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     blocks: tuple[tuple[str, int], ...] = ()
+    channels: int | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         defined = {self.start}
@@ -78,6 +81,8 @@ class Plan:
                 check_combine(instruction, position)
         if self.result not in defined:
             raise PlanError("result", got=f"r{self.result}, which nothing writes", expected="a register of the program")
+        tables = [rows for i in self.instructions if isinstance(i, Combine) for rows in (i.matrix, i.scales)]
+        object.__setattr__(self, "channels", channels_of(*tables))
 
     @property
     def steps(self) -> int:
@@ -140,6 +145,26 @@ class Plan:
         if any(evaluation.base is not None for evaluation in self.evaluations):
             got, expected = f"{self.solver}, which asks a refiner", f"one that asks the network alone, for {driver}"
             raise PlanError("solver", got=got, expected=expected, hint="Use pushforward.sample, or refine=0")
+
+    def check_channels(self, argument: str, shape: Sequence[int]) -> None:
+        """Refuse states that do not have the channels which the coefficients are for.
+
+        Raises:
+            ShapeError: They do not; names ``argument``.
+        """
+        if self.channels is not None and (len(shape) < 2 or shape[1] != self.channels):
+            expected = f"[B, {self.channels}, *D]: coefficients of {self.solver} differ by channel"
+            raise ShapeError(argument, got=list(shape), expected=expected)
+
+    def check_one_number(self, driver: str) -> None:
+        """Refuse coefficients that differ by channel, on behalf of a driver that takes numbers.
+
+        Raises:
+            PlanError: They do.
+        """
+        if self.channels is not None:
+            got, expected = f"{self.solver}, whose coefficients differ by channel", f"one number for all, for {driver}"
+            raise PlanError("solver", got=got, expected=expected)
 
     def on(self, path: Interpolant) -> Plan:
         """The same process with state, times and network on another path; see :func:`..conversion.convert`."""

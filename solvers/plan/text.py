@@ -9,11 +9,13 @@ from typing import Any
 from ...errors import ArgumentError, PlanError
 from ...kernels import Draw
 from ...models import interpolant_from_config
+from .channelwise import Channelwise, Coefficient
 from .expression import expressions
 from .instructions import Boundary, Combine, Evaluate, Instruction, Register, Transform
 from .plan import Plan
 
 FORMAT = "pushforward-plan/1"
+FORMAT_WITH_CHANNELS = "pushforward-plan/2"  # coefficients may be {"channels": [a_1, ...]}; else the same
 KINDS = {kind.__name__.lower(): kind for kind in (Evaluate, Combine, Transform, Boundary)}
 
 
@@ -72,18 +74,21 @@ def line(instruction: Instruction, name: Any) -> str:
             return f"{outs} = {', '.join(values)}"
 
 
-def terms(pairs: Iterable[tuple[Register | Draw, float]], name: Any) -> Iterable[str]:
+def terms(pairs: Iterable[tuple[Register | Draw, Coefficient]], name: Any) -> Iterable[str]:
     """Each weighted atom with its sign."""
     for position, (atom, weight) in enumerate(pairs):
-        sign = "-" if weight < 0 else "+" if position else ""
         text = name(atom) if isinstance(atom, int) else f"normal{tuple(atom)}"
+        if isinstance(weight, Channelwise):
+            yield f"{'+' if position else ''} {weight} {text}".strip()
+            continue
+        sign = "-" if weight < 0 else "+" if position else ""
         yield f"{sign} {abs(weight):.6g} {text}".strip()
 
 
 def to_json(plan: Plan, *, indent: int | None = None) -> str:
     """Every field; floats as ``repr`` writes them, so that reading gives the same bits."""
     fields: dict[str, Any] = {
-        "format": FORMAT,
+        "format": FORMAT if plan.channels is None else FORMAT_WITH_CHANNELS,
         "solver": plan.solver,
         "interpolant": plan.interpolant.to_config(),
         "grid": plan.grid,
@@ -96,7 +101,14 @@ def to_json(plan: Plan, *, indent: int | None = None) -> str:
         "sources": plan.sources,
         "blocks": plan.blocks,
     }
-    return json.dumps(fields, indent=indent, allow_nan=False)
+    return json.dumps(fields, indent=indent, allow_nan=False, default=channel_record)
+
+
+def channel_record(value: object) -> dict[str, Any]:
+    """A coefficient that differs by channel."""
+    if not isinstance(value, Channelwise):
+        raise TypeError(f"a plan holds {value!r}, which JSON does not")
+    return {"channels": value.values}
 
 
 def record(instruction: Instruction) -> dict[str, Any]:
@@ -111,7 +123,7 @@ def from_json(text: str) -> Plan:
     """Inverse of :func:`to_json`."""
     try:
         fields = json.loads(text)
-        if fields.pop("format") != FORMAT:
+        if fields.pop("format") not in (FORMAT, FORMAT_WITH_CHANNELS):
             raise PlanError("plan", got="another format", expected=FORMAT)
         fields["interpolant"] = interpolant_from_config(fields["interpolant"])
         fields["instructions"] = tuple(instruction(record) for record in fields["instructions"])
@@ -132,5 +144,7 @@ def instruction(record: dict[str, Any]) -> Instruction:
 
 
 def frozen(value: Any) -> Any:
-    """Lists as tuples, all the way down."""
+    """Lists as tuples, all the way down, and coefficients that differ by channel as what they are."""
+    if isinstance(value, dict):
+        return Channelwise(value["channels"])
     return tuple(frozen(item) for item in value) if isinstance(value, list) else value

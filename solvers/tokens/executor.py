@@ -274,7 +274,9 @@ def one_step(
     solver: FixedGridSolver, t: float, t_next: float, prediction: Prediction, guidance: BranchWeights | None
 ) -> Plan:
     """The program of one step; kept, since tokens of a wave all take the same ones."""
-    return renumbered(lowered_plan(solver, (t, t_next), prediction.interpolant, prediction, guidance).optimise())
+    plan = lowered_plan(solver, (t, t_next), prediction.interpolant, prediction, guidance)
+    plan.check_one_number("a grid for each token")
+    return renumbered(plan.optimise())
 
 
 def renumbered(plan: Plan) -> Plan:
