@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ArgumentError
+from .family import numbers
 from .formula import Formula, errors_of
 from .regression import FLOOR, loss
 from .starts import Groups, Starts
@@ -23,7 +24,7 @@ TIME_PROBE = 0.01  # of a step: for the derivative of the velocity by the time
 
 @dataclass
 class Free:
-    """What Adam changes: logarithms of gaps, and one tensor of coefficients a step."""
+    """What Adam changes: logarithms of gaps, and the coefficients of each step, [K, 1], or by channel [K, C]."""
 
     gaps: Tensor
     rows: list[Tensor]
@@ -32,7 +33,8 @@ class Free:
     def of(cls, formula: Formula, device: torch.device) -> Free:
         """The numbers of a formula, as leaves, float64."""
         times = torch.tensor(formula.times, dtype=torch.float64, device=device)
-        rows = [torch.tensor(row, dtype=torch.float64, device=device, requires_grad=True) for row in formula.rows]
+        values = [[numbers(weight) for weight in row] for row in formula.rows]
+        rows = [torch.tensor(row, dtype=torch.float64, device=device, requires_grad=True) for row in values]
         return cls(times.diff().log().requires_grad_(), rows)
 
     def times(self, first: float) -> Tensor:
@@ -44,7 +46,7 @@ class Free:
         """The numbers as they are now."""
         times = self.times(like.times[0]).tolist()
         times[0], times[-1] = like.times[0], like.times[-1]
-        return Formula(like.family, tuple(times), tuple(tuple(row.tolist()) for row in self.rows))
+        return Formula(like.family, tuple(times), tuple(like.family.row(row.mT.tolist()) for row in self.rows))
 
 
 def descend(
@@ -119,7 +121,8 @@ def end_error(free: Free, formula: Formula, starts: Starts) -> Tensor:
     for step, row in enumerate(free.rows):
         outputs.insert(0, formula.family.observed(y, timed_velocity(starts, y, times, step), times[step]))
         columns = formula.family.columns(y, outputs, step)
-        y = sum((weight.to(y.dtype) * column for weight, column in zip(row, columns, strict=True)), torch.zeros_like(y))
+        weights = row.to(y.dtype).view(*row.shape, *[1] * (y.ndim - 2))
+        y = sum((w * column for w, column in zip(weights, columns, strict=True)), torch.zeros_like(y))
     return (y - starts.exact).flatten(1).square().mean(1)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -10,8 +10,9 @@ from torch import Tensor
 from ...errors import ArgumentError
 from ...kernels.arguments import MAX_INPUTS
 from ..ode.fitted import QUANTITIES, Quantity
+from ..plan import Channelwise, Coefficient
 
-Row = tuple[float, ...]
+Row = tuple[Coefficient, ...]
 """Coefficients of a step: the state's, then the newest output's, and so on back."""
 
 
@@ -22,6 +23,7 @@ class Family:
     Attributes:
         memory: m, the most outputs that a step reads; None: all of the run.
         quantity: What is remembered as q.
+        channels: Number of channels, where each has coefficients of its own; None: one number for all.
 
     Raises:
         ArgumentError: No memory at all, or an unknown quantity.
@@ -29,6 +31,7 @@ class Family:
 
     memory: int | None = None
     quantity: Quantity = "velocity"
+    channels: int | None = None
 
     def __post_init__(self) -> None:
         if self.memory is not None and (isinstance(self.memory, bool) or self.memory < 1):
@@ -71,3 +74,19 @@ class Family:
         if self.quantity != "velocity" or any(abs(weight) > 0 for weight in base[1 + kept :]):
             return None
         return tuple(map(float, base[: 1 + kept]))
+
+    def parts(self, x: Tensor) -> Tensor:
+        """[B, *D], or with coefficients by channel [B * C, *D]: what has coefficients of its own is a row."""
+        return x if self.channels is None else x.flatten(0, 1)
+
+    def row(self, parts: Sequence[Iterable[float]]) -> Row:
+        """The coefficients of each part, as those of a step."""
+        if self.channels is None:
+            (only,) = parts
+            return tuple(map(float, only))
+        return tuple(Channelwise(values) for values in zip(*parts, strict=True))
+
+
+def numbers(coefficient: Coefficient) -> tuple[float, ...]:
+    """The number, or those of all channels."""
+    return coefficient.values if isinstance(coefficient, Channelwise) else (coefficient,)

@@ -51,6 +51,7 @@ def fit(
     method: Method = "least-squares",
     memory: int | None = None,
     quantity: Quantity | None = None,
+    per_channel: bool = False,
     guidance: Guidances = 1.0,
     condition: Mapping[str, Any] | None = None,
     null: Mapping[str, Any] | None = None,
@@ -96,6 +97,7 @@ def fit(
         memory: m, the most outputs that a step reads, and so the buffers that stay; None: all of the run, at most 15.
         quantity: q: "velocity", "denoised" or "noise"; None: the best of the first two where memory is short, since
             with all outputs there is no difference.
+        per_channel: Coefficients for each channel of the state [B, C, *D], whose scales may differ.
         guidance: As in :func:`pushforward.sample`; several scales for a plan that serves all between them.
         condition, null: As there. Tensors of a condition have 1 row, or ``pairs``: they should be what the plan will
             be asked for.
@@ -139,7 +141,9 @@ def fit(
         raise ArgumentError("ridge", got=ridge, expected="a number, at least 0, or infinity")
     solver, base_times = solver_of(base), times_of(grid, steps, model)
     base_coefficients(solver, base_times, model.interpolant)
-    families = families_of(memory, quantity, steps)
+    if per_channel and len(shape) < 1:
+        raise ArgumentError("per_channel", got="a state without channels", expected="a shape (C, *D)")
+    families = families_of(memory, quantity, shape[0] if per_channel else None, steps)
     count = pairs or default_pairs(math.prod(shape))
     check_starts(count, families[0].unknowns(steps))
     scales = tuple(guidance) if isinstance(guidance, Sequence) else (guidance,)
@@ -222,12 +226,13 @@ def divided(
     return Groups(starts(0, half), starts(half, most), starts(most, count))
 
 
-def families_of(memory: int | None, quantity: Quantity | None, steps: int) -> list[Family]:
+def families_of(memory: int | None, quantity: Quantity | None, channels: int | None, steps: int) -> list[Family]:
     """What to try: with short memory it matters what is remembered."""
     if quantity is None:
         short = memory is not None and 1 < memory < steps
-        return families_of(memory, "velocity", steps) + (families_of(memory, "denoised", steps) if short else [])
-    family = Family(memory, quantity)
+        tried: tuple[Quantity, ...] = ("velocity", "denoised") if short else ("velocity",)
+        return [family for each in tried for family in families_of(memory, each, channels, steps)]
+    family = Family(memory, quantity, channels)
     family.check_size(steps)
     return [family]
 

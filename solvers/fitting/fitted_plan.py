@@ -14,7 +14,7 @@ from ...models.fingerprint import UNKNOWN, fingerprint
 from ..interop.configuration import named
 from ..ode.fitted import FittedMultistep, same_level
 from ..pilot import Times
-from ..plan import StepBuilder
+from ..plan import Channelwise, Coefficient, StepBuilder
 from ..solver import FixedGridSolver
 from ..solver import solver as solver_of
 from .report import FitReport, scale_of
@@ -188,7 +188,8 @@ class FittedPlan(FixedGridSolver):
 def solver_config(solver: FixedGridSolver) -> dict[str, Any]:
     """A formula, or a registered solver, ready for JSON."""
     if isinstance(solver, FittedMultistep):
-        return {"weights": solver.weights, "scales": solver.scales, "quantity": solver.quantity}
+        weights = [[plain(weight) for weight in row] for row in solver.weights]
+        return {"weights": weights, "scales": [plain(a) for a in solver.scales], "quantity": solver.quantity}
     name, options = named(solver, None)
     return {"name": name, "options": options}
 
@@ -200,5 +201,15 @@ def solver_from_config(config: dict[str, Any], times: Times, path: Interpolant) 
             return solver_of(config["name"], **config["options"])
         except UnknownNameError as error:
             raise CorruptFileError("fitted plan", got=config["name"], expected="a registered solver") from error
-    weights = tuple(tuple(row) for row in config["weights"])
-    return FittedMultistep(times, weights, path, tuple(config["scales"]), config["quantity"])
+    weights = tuple(tuple(map(coefficient, row)) for row in config["weights"])
+    return FittedMultistep(times, weights, path, tuple(map(coefficient, config["scales"])), config["quantity"])
+
+
+def plain(value: Coefficient) -> float | list[float]:
+    """A number, or a list of one for each channel."""
+    return list(value.values) if isinstance(value, Channelwise) else value
+
+
+def coefficient(value: float | list[float]) -> Coefficient:
+    """Inverse of :func:`plain`."""
+    return Channelwise(value) if isinstance(value, list) else float(value)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ... import kernels
 from ...models import Interpolant
+from ..by_channel import combine_by_channel
 from ..ode.fitted import FittedMultistep
 from ..pilot import Times
 from .family import Family, Row
@@ -62,9 +62,14 @@ class Run:
         """What the coefficients of the step multiply."""
         return self.family.columns(self.states[-1], self.outputs[::-1], len(self.outputs) - 1)
 
-    def advance(self, row: Sequence[float]) -> None:
+    def advance(self, row: Row) -> None:
         """Take the step."""
-        self.states.append(kernels.combine(self.columns, list(row)))
+        self.states.append(self.combined(row))
+
+    def combined(self, row: Row) -> Tensor:
+        """What the coefficients make of the columns."""
+        (result,) = combine_by_channel(self.columns, (row,))
+        return result
 
     def at(self, step: int, state: Tensor | None = None) -> Run:
         """The run as it was before a step, or as it would be with another state there."""

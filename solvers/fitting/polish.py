@@ -12,6 +12,7 @@ from torch import Tensor
 from ... import kernels
 from ...errors import NotFiniteError
 from ...kernels.gram import MAX_TENSORS
+from ..plan import Channelwise, Coefficient
 from .formula import Formula, Run, run_all, squared_errors
 from .regression import FLOOR, Normal, loss, ridge_solution, trust
 from .starts import Starts
@@ -25,10 +26,11 @@ LEAST_GAIN = 0.01  # relative, of an iteration; below it the search ends
 
 @dataclass(frozen=True)
 class Place:
-    """One free number: the time of a step (``column`` None), or the coefficient of one of its columns."""
+    """One free number: the time of a step (``column`` None), or a coefficient, of one channel or of all."""
 
     step: int
     column: int | None
+    channel: int | None = None
 
 
 def polish(formula: Formula, groups: Sequence[Starts], iterations: int, power: float = 1.0) -> Formula:
@@ -91,10 +93,11 @@ def better(
 
 def places_of(formula: Formula) -> list[Place]:
     """Every free number; the first time and the last are given."""
-    places = []
+    channels, places = formula.family.channels, list[Place]()
     for step, row in enumerate(formula.rows):
         places += [Place(step, None)] if step else []
-        places += [Place(step, column) for column in range(len(row))]
+        each = [None] if channels is None else range(channels)
+        places += [Place(step, column, channel) for column in range(len(row)) for channel in each]
     return places
 
 
@@ -107,11 +110,18 @@ def changed(formula: Formula, places: Sequence[Place], change: Sequence[float]) 
         if place.column is None:
             times[place.step] += by
         else:
-            rows[place.step][place.column] += by
+            rows[place.step][place.column] += in_channel(formula, place, by)
     for n in range(len(rows)):
         if times[n + 1] - times[n] < CLOSEST * (formula.times[n + 1] - formula.times[n]):
             return None
     return Formula(formula.family, tuple(times), tuple(map(tuple, rows)))
+
+
+def in_channel(formula: Formula, place: Place, by: float) -> Coefficient:
+    """A number for all, or for one channel and 0 for the others."""
+    if place.channel is None:
+        return by
+    return Channelwise([by if c == place.channel else 0.0 for c in range(formula.family.channels or 0)])
 
 
 def derivatives(formula: Formula, run: Run, places: Sequence[Place]) -> Normal:
@@ -130,6 +140,9 @@ def derivative(formula: Formula, run: Run, place: Place) -> Tensor:
         at = run.at(place.step)
         at.velocities, at.outputs = run.velocities[: place.step + 1], run.outputs[: place.step + 1]
         column = at.columns[place.column]
+        if place.channel is not None:
+            whole, column = column, torch.zeros_like(column)
+            column[:, place.channel] = whole[:, place.channel]
         last = place.step + 1 == len(formula.rows)
         if last:
             return column
@@ -155,4 +168,4 @@ def gram_of_many(columns: Sequence[Tensor], error: Tensor) -> Normal:
             some = torch.tensor(sorted({*first, *second}))
             found = kernels.gram([tensors[i] for i in some.tolist()]).products.cpu()
             products[:, some[:, None], some] = found
-    return Normal(products[:, :-1, :-1], products[:, :-1, -1], products[:, -1, -1])
+    return Normal.cut(products)

@@ -37,8 +37,19 @@ class Normal:
 
         Where they are float32 the error is one too: what is lost by that is far below what it still has to lose.
         """
-        products = kernels.gram([*columns, error.to(columns[0].dtype)]).products.cpu()
+        return cls.cut(kernels.gram([*columns, error.to(columns[0].dtype)]).products.cpu())
+
+    @classmethod
+    def cut(cls, products: Tensor) -> Normal:
+        """From inner products whose last row is the error's."""
         return cls(products[:, :-1, :-1], products[:, :-1, -1], products[:, -1, -1])
+
+    def channels(self, count: int | None) -> list[Normal]:
+        """Those of each channel, where rows are samples and channels; else itself."""
+        if count is None:
+            return [self]
+        split = [value.unflatten(0, (-1, count)).unbind(1) for value in (self.products, self.pulls, self.squares)]
+        return [Normal(*values) for values in zip(*split, strict=True)]
 
     @classmethod
     def joined(cls, parts: Sequence[Normal]) -> Normal:

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from numpy.typing import NDArray
+from torch import Tensor
 
-from ... import kernels
 from ..pilot import Times
 from .family import Family, Row
 from .formula import Formula, Run
 from .regression import RIDGES, Normal, choose, ridge_solution
 from .starts import Groups
+
+EXACT = 1e-12  # a ridge that is none
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Stepwise:
 
     Attributes:
         formula: The coefficients.
-        ridges: The ridge of each step; infinity where the base's coefficients stayed.
+        ridges: The ridge of each step, of channels the strongest; infinity where the base's coefficients stayed.
     """
 
     formula: Formula
@@ -62,20 +64,32 @@ def fit_steps(
             run.ask(t, t_next)
         prior = family.holds(base[step], step) or projected(runs[0], base[step])
         fitted, judging = ([normal(run, prior, t_next) for run in some] for some in runs)
-        change, ridge = choose(Normal.joined(fitted), Normal.joined(judging), ridges, power)
-        row = tuple([p + d for p, d in zip(prior, change.tolist(), strict=True)])
+        parts = zip(by_part(fitted, family), by_part(judging, family), strict=True)
+        chosen = [choose(*both, ridges, power) for both in parts]
+        changes = family.row([change.tolist() for change, _ in chosen])
+        row = tuple([p + d for p, d in zip(prior, changes, strict=True)])
         for run in itertools.chain(*runs):
             run.advance(row)
         rows.append(row)
-        used.append(ridge)
+        used.append(max(ridge for _, ridge in chosen))
     return Stepwise(Formula(family, tuple(times), tuple(rows)), tuple(used))
 
 
 def normal(run: Run, prior: Row, t_next: float) -> Normal:
     """The normal equations of what the prior's step would lack."""
-    columns = run.columns
     goal = run.starts.exact if t_next == 1 else run.starts.at(t_next)
-    return Normal.of(columns, goal.double() - kernels.combine(columns, list(prior)).double())
+    return of_parts(run, goal.double() - run.combined(prior).double())
+
+
+def of_parts(run: Run, error: Tensor) -> Normal:
+    """The normal equations of an error, in the columns of the step: a row a sample, or a sample and channel."""
+    parts = run.family.parts
+    return Normal.of([parts(column) for column in run.columns], parts(error))
+
+
+def by_part(normals: Sequence[Normal], family: Family) -> list[Normal]:
+    """All samples', for all, or for each channel."""
+    return Normal.joined(normals).channels(family.channels)
 
 
 def projected(runs: Sequence[Run], base: NDArray) -> Row:
@@ -85,6 +99,7 @@ def projected(runs: Sequence[Run], base: NDArray) -> Row:
         step = base[0] * run.states[-1].double()
         for velocity, weight in zip(run.velocities[::-1], base[1:], strict=True):
             step.add_(velocity.double(), alpha=float(weight))
-        parts.append(Normal.of(run.columns, step))
-    every = Normal.joined(parts)
-    return tuple(ridge_solution(every.products.sum(0), every.pulls.sum(0), 1e-12).tolist())
+        parts.append(of_parts(run, step))
+    family = runs[0].family
+    every = by_part(parts, family)
+    return family.row([ridge_solution(n.products.sum(0), n.pulls.sum(0), EXACT).tolist() for n in every])

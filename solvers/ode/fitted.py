@@ -8,7 +8,7 @@ from typing import Literal
 
 from ...errors import ArgumentError, GridError
 from ...models import Interpolant, Linear
-from ..plan import Expression, StepBuilder
+from ..plan import Coefficient, Expression, StepBuilder
 from ..solver import FixedGridSolver
 from .runge_kutta import weighted
 
@@ -33,7 +33,7 @@ class FittedMultistep(FixedGridSolver):
         times: The grid they belong to, increasing.
         weights: For each step, of the newest q first; at most as many as there are by then.
         interpolant: The path of the times.
-        scales: a, one a step; all 1 if left out.
+        scales: a, one a step; all 1 if left out. Each number of the two may be one for each channel of the state.
         quantity: q.
 
     Raises:
@@ -46,9 +46,9 @@ class FittedMultistep(FixedGridSolver):
     """
 
     times: tuple[float, ...]
-    weights: tuple[tuple[float, ...], ...]
+    weights: tuple[tuple[Coefficient, ...], ...]
     interpolant: Interpolant
-    scales: tuple[float, ...] = ()
+    scales: tuple[Coefficient, ...] = ()
     quantity: Quantity = "velocity"
 
     # Of a run on the only grid there is, no limit of short steps can be taken: 1 is nominal.
