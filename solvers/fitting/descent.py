@@ -12,7 +12,7 @@ from torch import Tensor
 from ...errors import ArgumentError
 from .family import numbers
 from .formula import Formula, errors_of
-from .regression import FLOOR, loss
+from .regression import FLOOR, better
 from .starts import Groups, Starts
 
 BATCH = 32  # starts of an iteration
@@ -85,9 +85,8 @@ def descend(
     free = Free.of(formula, groups.fitted[0].noise.device)
     optimiser = torch.optim.Adam([free.gaps, *free.rows], lr=rate, betas=DECAYS)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(iterations, 1))
-    squares = errors_of(formula, groups.judging)
-    floor = FLOOR**2 * squares.median().item()
-    best, least = formula, loss(squares, power, floor)
+    best, least = formula, errors_of(formula, groups.judging)
+    floor = FLOOR**2 * least.median().item()
     batches = batches_of(groups.fitted, seed)
     for n in range(iterations):
         left = end_error(free, formula, next(batches))
@@ -100,8 +99,9 @@ def descend(
             watch(1)
         if (n + 1) % max(iterations // LOOKS, 1) == 0:
             found = free.formula(formula)
-            now = loss(errors_of(found, groups.judging), power, floor)
-            if now < least:
+            now = errors_of(found, groups.judging)
+            if better(now, least, power):
+                floor = FLOOR**2 * now.median().item()
                 best, least = found, now
     return best
 

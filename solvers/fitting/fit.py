@@ -155,7 +155,9 @@ def fit(
     search = Search(solver, model.interpolant, base_times, groups, RIDGES if ridge is None else (ridge,), power)
     with showing(progress) as say:
         say("exact samples")
-        exact_to = max(some.find_trajectory(search.first, reference_steps) for some in groups.all)
+        for some in groups.all:
+            some.find_trajectory(search.first, reference_steps)
+        exact_to = max(some.exact_to(base_times[0], reference_steps) for some in groups.held_out)
         found = None
         if ridge != math.inf:
             found = best_formula(search, families, method, rounds, polish, iterations, seed, say)
@@ -201,8 +203,8 @@ def best_formula(
                 found.append(search.polished(found[-1], polish))
         if method != "least-squares":
             say(f"gradients, {family}")
-            found.append(search.descended(min(found, key=search.loss), iterations, seed, say))
-    return min(found, key=search.loss)
+            found.append(search.descended(search.best(found), iterations, seed, say))
+    return search.best(found)
 
 
 def divided(

@@ -14,7 +14,7 @@ from ...errors import NotFiniteError
 from ...kernels.gram import MAX_TENSORS
 from ..plan import Channelwise, Coefficient
 from .formula import Formula, Run, run_all, squared_errors
-from .regression import FLOOR, Normal, loss, ridge_solution, trust
+from .regression import Normal, better, losses, ridge_solution, trust
 from .starts import Starts
 
 PROBE = 3e-3  # relative change of a state for a derivative: far above float32's rounding, far below its curvature
@@ -56,8 +56,7 @@ def polish(formula: Formula, groups: Sequence[Starts], iterations: int, power: f
     places = places_of(formula)
     runs = run_all(formula, groups)
     squares = torch.cat([squared_errors(run) for run in runs])
-    floor = FLOOR**2 * squares.median().item()
-    least, damping = loss(squares, power, floor), DAMPING
+    damping = DAMPING
     for _ in range(iterations):
         normal = Normal.joined([derivatives(formula, run, places) for run in runs])
         weights = trust(normal.squares, power)
@@ -65,30 +64,30 @@ def polish(formula: Formula, groups: Sequence[Starts], iterations: int, power: f
         gained = None
         while gained is None and damping <= LARGEST_DAMPING:
             moved = changed(formula, places, ridge_solution(matrix, pull, damping).tolist())
-            gained = better(moved, groups, power, floor, least)
+            gained = better_runs(moved, groups, squares, power)
             damping *= 0.25 if gained else 6
         if gained is None:
             break
         formula, runs, new = gained
-        enough = new < least * (1 - LEAST_GAIN)
-        least = new
-        if not enough:
+        now, before = losses([new, squares], power)
+        squares = new
+        if now > before * (1 - LEAST_GAIN):
             break
     return formula
 
 
-def better(
-    formula: Formula | None, groups: Sequence[Starts], power: float, floor: float, least: float
-) -> tuple[Formula, list[Run], float] | None:
-    """The formula with its runs and its loss, if that is smaller."""
+def better_runs(
+    formula: Formula | None, groups: Sequence[Starts], squares: Tensor, power: float
+) -> tuple[Formula, list[Run], Tensor] | None:
+    """The formula with its runs and its squared errors, if these are smaller."""
     if formula is None:
         return None
     try:
         runs = run_all(formula, groups)
     except NotFiniteError:
         return None
-    found = loss(torch.cat([squared_errors(run) for run in runs]), power, floor)
-    return (formula, runs, found) if found < least else None
+    found = torch.cat([squared_errors(run) for run in runs])
+    return (formula, runs, found) if better(found, squares, power) else None
 
 
 def places_of(formula: Formula) -> list[Place]:

@@ -97,10 +97,23 @@ def trust(squares: Tensor, power: float) -> Tensor:
     return weights / weights.mean()
 
 
-def loss(squares: Tensor, power: float, floor: float) -> float:
-    """The mean power of errors with these squares; the mean logarithm where the power is 0."""
-    floored = squares + floor + torch.finfo(torch.float64).tiny
-    return floored.log().mean().exp().item() if power == 0 else (floored ** (power / 2)).mean().item()
+def losses(candidates: Sequence[Tensor], power: float) -> list[float]:
+    """The mean power of errors with these squares, for each of several sets that are compared.
+
+    Below a third of the best set's median, errors count alike: else, under a small power, the samples that are best
+    anyway would decide. Of a power of 0 the geometric mean of the squares.
+    """
+    if power == 2:
+        return [squares.mean().item() for squares in candidates]
+    floor = FLOOR**2 * min(squares.median().item() for squares in candidates) + torch.finfo(torch.float64).tiny
+    floored = [squares + floor for squares in candidates]
+    return [s.log().mean().exp().item() if power == 0 else (s ** (power / 2)).mean().item() for s in floored]
+
+
+def better(new: Tensor, old: Tensor, power: float) -> bool:
+    """Whether errors with these squares are smaller."""
+    now, before = losses([new, old], power)
+    return now < before
 
 
 def choose(fitted: Normal, judged: Normal, ridges: Sequence[float], power: float) -> tuple[Tensor, float]:
@@ -109,7 +122,6 @@ def choose(fitted: Normal, judged: Normal, ridges: Sequence[float], power: float
     Of ridges that do nearly as well, the strongest.
     """
     found = [(solve(fitted, ridge, power), ridge) for ridge in sorted(ridges, reverse=True)]
-    floor = FLOOR**2 * judged.squares.median().item()
-    losses = [loss(judged.left(change), power, floor) for change, _ in found]
-    least = min(losses)
-    return next(pair for pair, value in zip(found, losses, strict=True) if value <= least * (1 + ENOUGH))
+    left = losses([judged.left(change) for change, _ in found], power)
+    least = min(left)
+    return next(pair for pair, value in zip(found, left, strict=True) if value <= least * (1 + ENOUGH))

@@ -22,7 +22,7 @@ from ..solver import FixedGridSolver, solver
 from .measured import Measured, measure, squared_errors
 from .starts import Starts
 
-STANDARD = ("ab2", "ab3_ramp", "ab4_ramp", "unipc", "unipc3", "dpmpp_2m", "dpmpp_3m", "deis_tab2", "plms")
+STANDARD = ("ab2", "ab3_ramp", "unipc", "unipc3", "dpmpp_2m", "plms")
 STANDARD_GRIDS = ("uniform", "beta", "cosine", "log_snr")
 MOST_CONDITIONS = 64  # values of a condition that are told apart
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ...errors import GridError, NotFiniteError
 from ...models import Interpolant
@@ -19,13 +20,13 @@ from .descent import descend
 from .family import Family
 from .formula import Formula, errors_of
 from .polish import polish
-from .regression import FLOOR, loss
+from .regression import better, losses
 from .responses import base_coefficients
 from .starts import Groups, from_linear, linear_times
 from .stepwise import Stepwise, fit_steps
 
-FIRST_ROWS = 64  # starts of each kind that grids are compared on
-POLISHED = 2**16  # elements of the starts that the end of the run is fitted to, but for 96 of them
+FIRST_ROWS = 32  # starts of each kind that grids are compared on
+POLISHED, LEAST_POLISHED = 2**15, 64  # elements of the starts that the end of the run is fitted to; and starts
 WARP, LARGEST_WARP = 0.3, 2.0  # first change of a logarithm of the gaps at the ends of a grid, halved a round; the most
 
 
@@ -86,17 +87,20 @@ class Search:
     def polished(self, found: Stepwise, iterations: int) -> Stepwise:
         """Times and coefficients for the end of the run."""
         size = self.groups.fitted[0].noise[0].numel()
-        share = max(max(96, POLISHED // size) // len(self.groups.fitted), 1)
+        share = max(max(LEAST_POLISHED, POLISHED // size) // len(self.groups.fitted), 1)
         some = self.groups.first(share).fitted
-        return Stepwise(polish(found.formula, some, iterations, self.power), found.ridges)
+        return self.judged(polish(found.formula, some, iterations, self.power), found)
 
     def descended(
         self, found: Stepwise, iterations: int, seed: int, say: Callable[[str], object] | None = None
     ) -> Stepwise:
         """Where Adam comes to from there."""
         del say
-        formula = descend(found.formula, self.groups, iterations, seed=seed, power=self.power)
-        return Stepwise(formula, found.ridges)
+        return self.judged(descend(found.formula, self.groups, iterations, seed=seed, power=self.power), found)
+
+    def judged(self, formula: Formula, of: Stepwise) -> Stepwise:
+        """Another formula with what the judging starts say."""
+        return Stepwise(formula, errors_of(formula, self.groups.judging), of.ridges)
 
     def times(self, family: Family, rounds: int) -> Times:
         """The best grid that is found: of those registered, bent with two parameters, too few to fit chance with.
@@ -105,18 +109,20 @@ class Search:
         """
         if not rounds:
             return self.linear_base
-        best = min(self.registered(), key=lambda times: self.loss_of_grid(times, family))
-        least, warp, change = self.loss_of_grid(best, family), (0.0, 0.0), WARP
-        start = best
+        tried = {times: self.errors_on_grid(times, family) for times in self.registered()}
+        start = best = self.least(tried)
+        warp, change = (0.0, 0.0), WARP
         for _ in range(rounds if len(best) > 2 else 0):
             moved = True
             while moved:
                 moved = False
                 for near in around(warp, change):
                     times = bent(start, near)
-                    value = self.loss_of_grid(times, family)
-                    if value < least:
-                        best, least, warp, moved = times, value, near, True
+                    if times in tried:
+                        continue
+                    tried[times] = self.errors_on_grid(times, family)
+                    if better(tried[times], tried[best], self.power):
+                        best, warp, moved = times, near, True
                         break
             change /= 2
         return best
@@ -129,42 +135,22 @@ class Search:
         found = [self.linear_base, *((self.first, *linear_times(self.path, times)[1:]) for times in others)]
         return [times for times in dict.fromkeys(found) if all(np.diff(times) > 0)]
 
-    def loss_of_grid(self, times: Times, family: Family) -> float:
-        """What the judging starts of a few say of a grid's own coefficients; infinite where it cannot be run."""
-        key = times, family
-        if key not in self.tried:
-            try:
-                formula = self.stepwise(times, family, self.few).formula
-                self.tried[key] = self.judge(errors_of(formula, self.few.judging))
-            except (NotFiniteError, GridError):
-                self.tried[key] = float("inf")
-        return self.tried[key]
+    def errors_on_grid(self, times: Times, family: Family) -> Tensor:
+        """Squared errors of a few judging starts with a grid's own coefficients; infinite where it cannot run."""
+        try:
+            return self.stepwise(times, family, self.few).judged
+        except (NotFiniteError, GridError):
+            return torch.full((1,), float("inf"), dtype=torch.float64)
 
-    @cached_property
-    def tried(self) -> dict[tuple[Times, Family], float]:
-        """Losses of grids."""
-        return {}
+    def least(self, tried: Mapping[Times, Tensor]) -> Times:
+        """The grid with the least errors."""
+        values = losses(list(tried.values()), self.power)
+        return min(zip(tried, values, strict=True), key=lambda pair: pair[1])[0]
 
-    def loss(self, found: Stepwise) -> float:
-        """What the judging starts say of a formula."""
-        if found.formula not in self.judged:
-            self.judged[found.formula] = self.judge(errors_of(found.formula, self.groups.judging))
-        return self.judged[found.formula]
-
-    @cached_property
-    def judged(self) -> dict[Formula, float]:
-        """Losses of formulas."""
-        return {}
-
-    def judge(self, squares: torch.Tensor) -> float:
-        """The mean power of errors, those far below the base's median alike."""
-        return loss(squares, self.power, self.floor)
-
-    @cached_property
-    def floor(self) -> float:
-        """Of the errors' squares; that of the base's."""
-        base = self.stepwise(self.linear_base, Family(), self.few, (float("inf"),)).formula
-        return FLOOR**2 * errors_of(base, self.few.judging).median().item() * 1e-2
+    def best(self, found: Sequence[Stepwise]) -> Stepwise:
+        """The formula that the judging starts like best."""
+        values = losses([each.judged for each in found], self.power)
+        return min(zip(found, values, strict=True), key=lambda pair: pair[1])[0]
 
 
 def around(warp: tuple[float, float], change: float) -> Iterator[tuple[float, float]]:

@@ -35,8 +35,8 @@ class Starts(Pilot):
     angles: tuple[float, ...]
     states: list[Tensor]
 
-    def find_trajectory(self, first: float, steps: int) -> float:
-        """Solve accurately from a time of the linear path, and keep the states; a bound of the samples' error.
+    def find_trajectory(self, first: float, steps: int) -> None:
+        """Solve accurately from a time of the linear path, and keep the states.
 
         Raises:
             ArgumentError: A network that answers the same question differently.
@@ -46,10 +46,9 @@ class Starts(Pilot):
         self.start = self.noise * (1 - first)
         self.check_deterministic(first)
         seen = Trajectory()
-        error = self.find_exact(from_linear(path, first), steps, [seen])
+        self.find_exact(from_linear(path, first), steps, [seen])
         self.states = [self.start, *seen.states]
         self.angles = tuple(math.atan2(1 - t, t) for t in (first, *seen.times))
-        return error
 
     def check_deterministic(self, t: float) -> None:
         """Ask twice.

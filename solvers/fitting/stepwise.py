@@ -6,12 +6,13 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..pilot import Times
 from .family import Family, Row
-from .formula import Formula, Run
+from .formula import Formula, Run, squared_errors
 from .regression import RIDGES, Normal, choose, ridge_solution
 from .starts import Groups
 
@@ -24,10 +25,12 @@ class Stepwise:
 
     Attributes:
         formula: The coefficients.
+        judged: Squared errors of the judging starts, [B].
         ridges: The ridge of each step, of channels the strongest; infinity where the base's coefficients stayed.
     """
 
     formula: Formula
+    judged: Tensor
     ridges: tuple[float, ...]
 
 
@@ -72,7 +75,8 @@ def fit_steps(
             run.advance(row)
         rows.append(row)
         used.append(max(ridge for _, ridge in chosen))
-    return Stepwise(Formula(family, tuple(times), tuple(rows)), tuple(used))
+    judged = torch.cat([squared_errors(run) for run in runs[1]])
+    return Stepwise(Formula(family, tuple(times), tuple(rows)), judged, tuple(used))
 
 
 def normal(run: Run, prior: Row, t_next: float) -> Normal:

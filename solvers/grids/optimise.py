@@ -128,7 +128,9 @@ def optimise_grid(
     ]
     search, judge = parts
     candidates = usable([base_times, *registered(steps, model.interpolant)], search)
-    reference_error = max(part.find_exact(base_times[0], reference_steps) for part in parts)
+    for part in parts:
+        part.find_exact(base_times[0], reference_steps)
+    reference_error = max(part.exact_to(base_times[0], reference_steps) for part in parts)
     ranked = sorted(candidates, key=search.error)
     best = ranked[0]
     for times in dict.fromkeys([*ranked[: max(starts - 1, 1)], base_times][:starts]):
