@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,9 +55,8 @@ def descend(
     iterations: int,
     *,
     seed: int = 0,
-    power: float = 0.0,
+    power: float = 2.0,
     rate: float = RATE,
-    watch: Callable[[int], object] | None = None,
 ) -> Formula:
     r"""The formula that Adam comes to, as it was when the judging starts liked it best.
 
@@ -74,7 +73,6 @@ def descend(
         seed: Of their choice.
         power: q.
         rate: Adam's first.
-        watch: Called with 1 after every iteration.
 
     Raises:
         ArgumentError: A network that has no gradient.
@@ -95,8 +93,6 @@ def descend(
         value.backward()
         optimiser.step()
         falling.step()
-        if watch:
-            watch(1)
         if (n + 1) % max(iterations // LOOKS, 1) == 0:
             found = free.formula(formula)
             now = errors_of(found, groups.judging)

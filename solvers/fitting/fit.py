@@ -58,9 +58,9 @@ def fit(
     pairs: int | None = None,
     seed: int = 0,
     ridge: float | None = None,
-    power: float = 1.0,
+    power: float = 2.0,
     rounds: int = 1,
-    polish: int = 3,
+    polish: int = 6,
     iterations: int = 300,
     reference_steps: int = 24,
     batch: int | None = None,
@@ -105,8 +105,8 @@ def fit(
         seed: Of the starts, in [0, 2**64).
         ridge: One strength for all steps instead of the best of ten: relative to the columns' squares; infinity is
             the base solver, to the last bit.
-        power: q in [0, 2] of the errors that are minimised: 2 is the mean square, 1 the mean, 0 the mean logarithm.
-            Below 2, a few samples that are about to become something else do not decide for all others.
+        power: q in [0, 2] of the errors that are minimised: 2 is the mean square, 1 the mean, 0 the mean logarithm,
+            for the typical sample at the cost of the rare one that is about to become something else.
         rounds: Of the search over grids; 0 keeps ``grid`` (but for ``polish``).
         polish: Iterations for the end of the run, at most.
         iterations: Of Adam.
@@ -203,7 +203,7 @@ def best_formula(
                 found.append(search.polished(found[-1], polish))
         if method != "least-squares":
             say(f"gradients, {family}")
-            found.append(search.descended(search.best(found), iterations, seed, say))
+            found.append(search.descended(search.best(found), iterations, seed))
     return search.best(found)
 
 

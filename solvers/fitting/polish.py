@@ -33,7 +33,7 @@ class Place:
     channel: int | None = None
 
 
-def polish(formula: Formula, groups: Sequence[Starts], iterations: int, power: float = 1.0) -> Formula:
+def polish(formula: Formula, groups: Sequence[Starts], iterations: int, power: float = 2.0) -> Formula:
     r"""The formula near this one whose runs end nearest to the exact samples.
 
     .. math:: \min_p \sum_i |y_{N,i}(p) - x_i^*|^q, \quad p = (t_1, \dots, t_{N-1}, a, w)

@@ -89,12 +89,13 @@ class FitReport:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> FitReport:
         """Inverse of :meth:`to_config`, also after a trip through JSON."""
-        values = dict(config)
+        values: dict[str, Any] = dict(config)
         for name in ("fitted", "base", "standard"):
             values[name] = Measured(**values[name])
         for name in ("base_by_nfe", "by_condition", "by_guidance"):
             values[name] = tuple(tuple(row) for row in values[name])
-        return cls(**(values | {"ridges": tuple(values["ridges"])}))
+        values["ridges"] = tuple(values["ridges"])
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -204,10 +205,11 @@ def by_condition(
     joined = torch.cat(values) if values else torch.empty(0)
     if len(joined) != len(fitted) or len(joined.unique()) > MOST_CONDITIONS:
         return ()
-    return tuple(
-        (int(value), *(some[joined == value].mean().sqrt().item() for some in (fitted, base)))
-        for value in joined.unique().tolist()
-    )
+    rows = []
+    for value in joined.unique().tolist():
+        mine, others = (some[joined == value].mean().sqrt().item() for some in (fitted, base))
+        rows.append((int(value), mine, others))
+    return tuple(rows)
 
 
 def is_class(value: object) -> bool:

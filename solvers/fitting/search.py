@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -91,11 +91,8 @@ class Search:
         some = self.groups.first(share).fitted
         return self.judged(polish(found.formula, some, iterations, self.power), found)
 
-    def descended(
-        self, found: Stepwise, iterations: int, seed: int, say: Callable[[str], object] | None = None
-    ) -> Stepwise:
+    def descended(self, found: Stepwise, iterations: int, seed: int) -> Stepwise:
         """Where Adam comes to from there."""
-        del say
         return self.judged(descend(found.formula, self.groups, iterations, seed=seed, power=self.power), found)
 
     def judged(self, formula: Formula, of: Stepwise) -> Stepwise:

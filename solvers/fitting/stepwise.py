@@ -40,7 +40,7 @@ def fit_steps(
     family: Family,
     base: Sequence[NDArray],
     ridges: Sequence[float] = RIDGES,
-    power: float = 1.0,
+    power: float = 2.0,
 ) -> Stepwise:
     r"""From the state that the formula itself has come to, the step that brings it nearest to the exact trajectory.
 
@@ -65,7 +65,7 @@ def fit_steps(
     for step, (t, t_next) in enumerate(itertools.pairwise(times)):
         for run in itertools.chain(*runs):
             run.ask(t, t_next)
-        prior = family.holds(base[step], step) or projected(runs[0], base[step])
+        prior = family.holds(base[step].tolist(), step) or projected(runs[0], base[step])
         fitted, judging = ([normal(run, prior, t_next) for run in some] for some in runs)
         parts = zip(by_part(fitted, family), by_part(judging, family), strict=True)
         chosen = [choose(*both, ridges, power) for both in parts]
