@@ -92,6 +92,7 @@ setup(
     package_dir=packages(),
     package_data={
         "pushforward": ["py.typed"],
+        "pushforward.solvers.fitting": ["plans/*.json"],
         "pushforward.models.bundled": ["weights/*.safetensors", "weights/*.json"],
     },
     ext_modules=native,

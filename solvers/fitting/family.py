@@ -58,7 +58,7 @@ class Family:
             hint = f"memory={most} or less takes any number of steps"
             raise ArgumentError("steps", got=f"{steps}, each with all outputs", expected=f"at most {most}", hint=hint)
 
-    def observed(self, y: Tensor, u: Tensor, t: float) -> Tensor:
+    def observed(self, y: Tensor, u: Tensor, t: float | Tensor) -> Tensor:
         """Q from the state and the velocity of the linear path."""
         if self.quantity == "velocity":
             return u

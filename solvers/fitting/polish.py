@@ -146,7 +146,7 @@ def derivative(formula: Formula, run: Run, place: Place) -> Tensor:
         if last:
             return column
         size = PROBE * length(run.states[place.step + 1]) / max(length(column), torch.finfo(column.dtype).tiny)
-        state = kernels.combine([run.states[place.step + 1], column], [1.0, size])
+        (state,) = kernels.combine([run.states[place.step + 1], column], [[1.0, size]])
         other = run.at(place.step + 1, state).finish(formula)
     return (other.states[-1] - run.states[-1]) / size
 
