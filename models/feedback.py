@@ -10,11 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import kernels
 from ..errors import ArgumentError, ShapeError, UnknownNameError
 from .binding import BoundModel
 from .bound import Bound, Branches, Index, Times
-from .predictions import Prediction
+from .spaces import read_as
 from .wrapping import BoundWrapped, WrappedModel
 
 UPDATES = ("step", "evaluation")
@@ -116,7 +115,7 @@ class BoundSelfConditioned(BoundWrapped):
         outputs = self.network.answer_with(x, t, branches, {self.own.argument: told})
         for branch, output in zip(branches, outputs, strict=True):
             if self.own.share in (None, branch):
-                estimate = clean_estimate(self.own.prediction, x, t, output)
+                estimate = read_as(self.own.prediction, "denoised", t, x.detach(), output.detach())
                 if self.own.clip is not None:
                     estimate = estimate.clamp(-self.own.clip, self.own.clip)
                 self.memory[branch].write(place, times, estimate)
@@ -203,18 +202,3 @@ class Memory:
         other.count, other.times, other.number = self.count[index], self.times[index], self.number[index]
         other.values = self.values[:, torch.from_numpy(index).to(self.values.device)]
         return other
-
-
-def clean_estimate(prediction: Prediction, x: Tensor, t: Times, output: Tensor) -> Tensor:
-    """``D`` of a network's input and output, without a graph: shape and dtype of x.
-
-    Raises:
-        SingularTimeError: The network does not determine it there.
-    """
-    x, output = x.detach(), output.detach()
-    if not isinstance(t, np.ndarray):
-        state, raw = prediction.quantity("denoised", t)
-        return cast(Tensor, kernels.combine([x, output], [state / prediction.input_scale(t), raw]))
-    state, raw = prediction.columns("denoised", t)
-    table = np.stack([state / prediction.input_scales(t), raw], axis=1)
-    return cast(Tensor, kernels.combine([x, output], torch.from_numpy(table)))

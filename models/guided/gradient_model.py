@@ -15,9 +15,9 @@ from torch import Tensor
 from ...errors import ArgumentError, NotFiniteError, ShapeError
 from ..bound import Bound, Branches, Index, Times
 from ..branch_weights import CONDITIONAL
+from ..spaces import Scalar, column, combined, on_device, read_as
 from ..trees import tree_map
 from ..wrapping import BoundWrapped, WrappedModel
-from .spaces import Scalar, column, combined, in_space, on_device
 
 Factor: TypeAlias = float | np.ndarray
 """A number for all rows, or float64 [B] on the host."""
@@ -169,8 +169,7 @@ class BoundGradient(BoundWrapped):
     # --- conversions ---------------------------------------------------------------------------------------------
 
     def _estimate(self, x: Tensor, output: Tensor, t: Times) -> Tensor:
-        state, scale = in_space(self.steered.prediction, "denoised", t, x.device)
-        return combined([x, output], [[state, scale]])[0]
+        return read_as(self.steered.prediction, "denoised", t, x, output)
 
     def _input_scale(self, t: Times) -> Factor:
         prediction = self.steered.prediction

@@ -16,13 +16,13 @@ from ..adapter import Model
 from ..bound import Bound, Branches, Index, Times
 from ..branch_weights import CONDITIONAL, BranchWeights, finite
 from ..guidance import Guidance
+from ..spaces import Scalar, combined, in_space, on_device, vanishes
 from ..wrapping import WrappedModel
 from .moments import Moments, moments
 from .momentum import Updates
 from .own_weight import BoundToOwnWeight, check_no_other_weight
 from .plain import Plain
 from .rule import GramRule
-from .spaces import Scalar, combined, in_space, on_device, vanishes
 
 Weight: TypeAlias = float | Tensor | Guidance | Callable[[float], float | Tensor]
 
