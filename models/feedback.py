@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import ArgumentError, ShapeError, UnknownNameError
 from .binding import BoundModel
 from .bound import Bound, Branches, Index, Times
+from .capabilities import Remembers
 from .spaces import read_as
 from .wrapping import BoundWrapped, WrappedModel
 
@@ -69,9 +70,9 @@ class SelfConditioned(WrappedModel):
             raise ArgumentError("kept", got=self.kept, expected="at least 1")
 
     @property
-    def has_memory(self) -> bool:
-        """Yes."""
-        return True
+    def own_memory(self) -> Remembers:
+        """Its estimates, which the network is told."""
+        return Remembers.FEEDBACK
 
     def wrap(self, bound: Bound) -> Bound:
         """See :meth:`WrappedModel.wrap`."""
@@ -96,11 +97,6 @@ class BoundSelfConditioned(BoundWrapped):
         super().__init__(model, inner)
         self.own, self.network = model, inner
         self.memory, self.place = memory, place
-
-    @property
-    def stateful(self) -> bool:
-        """Yes."""
-        return True
 
     def answer(self, x: Tensor, t: Times, branches: Branches) -> tuple[Tensor, ...]:
         """What the network answers, told its last estimates."""

@@ -15,6 +15,7 @@ from ...errors import ArgumentError, DtypeError, ShapeError
 from ..adapter import Model
 from ..bound import Bound, Branches, Index, Times
 from ..branch_weights import CONDITIONAL, BranchWeights, finite
+from ..capabilities import Remembers
 from ..guidance import Guidance
 from ..spaces import Scalar, combined, in_space, on_device, vanishes
 from ..wrapping import WrappedModel
@@ -61,6 +62,11 @@ class GuidedModel(WrappedModel):
         own = self.weight if isinstance(self.weight, Guidance) else Guidance(lambda t: float("nan"))
         return self.wrap(self.inner.bind(condition, null, own))
 
+    @property
+    def own_memory(self) -> Remembers:
+        """The last updates of the rows, under momentum."""
+        return Remembers.ROWS if self.rule.momentum else Remembers.NOTHING
+
     def wrap(self, bound: Bound) -> Bound:
         """See :meth:`WrappedModel.wrap`."""
         weight = self.weight.double() if isinstance(self.weight, Tensor) else None
@@ -72,7 +78,8 @@ def guided(model: Model, weight: Weight, rule: GramRule | None = None) -> Guided
 
     An evaluation costs both branches, one reduction over outputs and state, and one combination; no value is read back
     from the device. Where the weight is 1 for all, the second branch is not run, and the conditional output returned.
-    Solvers, searches and likelihoods take the result as any model.
+    Solvers, searches and likelihoods take the result as any model; searches refuse a rule with momentum, which belongs
+    to rows.
 
     A grid should have nodes at ``weight.breakpoints(path)`` of an interval: here each evaluation has the weight of its
     own time.

@@ -15,6 +15,7 @@ from ...errors import ShapeError, SingularTimeError
 from ..adapter import Model
 from ..bound import Bound, Branches, Index, Times
 from ..branch_weights import CONDITIONAL, UNCONDITIONAL, BranchWeights, finite
+from ..capabilities import Remembers
 from ..guidance import Guidance
 from ..spaces import Scalar, combined, on_device, read_as
 from ..wrapping import WrappedModel
@@ -47,6 +48,11 @@ class ResidualGuidance(WrappedModel):
         check_no_other_weight(guidance)
         needed = Guidance(self.weight) if self.negative is None else None
         return self.wrap(self.inner.bind(condition, null, needed))
+
+    @property
+    def own_memory(self) -> Remembers:
+        """The clean estimates that the run began with, unless z is given."""
+        return Remembers.ROWS if self.negative is None else Remembers.NOTHING
 
     def wrap(self, bound: Bound) -> Bound:
         """See :meth:`WrappedModel.wrap`."""

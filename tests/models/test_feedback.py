@@ -9,6 +9,7 @@ import torch
 import pushforward as pf
 from pushforward.errors import ArgumentError, ShapeError, UnknownNameError
 from pushforward.models import Guidance, SelfConditioned, adapt, composed
+from pushforward.models.capabilities import Remembers
 
 GRID = [0.0, 0.2, 0.4, 0.6, 0.8]
 
@@ -172,8 +173,8 @@ def test_what_needs_an_ode_is_refused() -> None:
     ):
         with pytest.raises(ArgumentError, match="feeds back its own estimate"):
             attempt()
-    assert model.bind().stateful, "what searches refuse"
-    with pytest.raises(ArgumentError):
+    assert composed(adapt(lambda x, t: x), other=model).remembers is Remembers.FEEDBACK
+    with pytest.raises(ArgumentError, match="whose answers depend on earlier calls"):
         pf.search(model, lambda x: x[:, 0], 10, shape=(1, 1))
 
 

@@ -32,6 +32,7 @@ from pushforward.models import (
     guided,
     residual,
 )
+from pushforward.models.capabilities import Remembers
 
 WEIGHT, T = 4.0, 0.4
 KINDS = ("velocity", "denoised", "noise", "v", "edm")
@@ -242,6 +243,18 @@ def test_momentum_of_rows_is_their_own() -> None:
     factors = torch.tensor([0.5, 0.75], dtype=torch.float64)[:, None, None]
     c, u = OUTPUTS["cond"][[2, 0]], OUTPUTS["null"][[2, 0]]
     assert (mixed - (c + (WEIGHT - 1) * factors * (c - u))).abs().max() < 1e-12
+
+
+def test_searches_refuse_what_is_remembered_of_rows() -> None:
+    sharp, broad = (GaussianOracle([0.0, 1.0], s).model() for s in (0.25, 0.49))
+    both = composed(sharp, weak=broad)
+    plain = guided(both, Guidance(2.0, against="weak"), APG())
+    momentum = dataclasses.replace(plain, rule=APG(momentum=-0.5))
+    assert (plain.remembers, residual(sharp, 2.0, STATE).remembers) == (Remembers.NOTHING, Remembers.NOTHING)
+    for model in (momentum, residual(sharp, 2.0), composed(sharp, other=momentum), guided(momentum, 1.0)):
+        assert model.remembers is Remembers.ROWS
+        with pytest.raises(ArgumentError, match=r"model: got .*whose answers depend on earlier calls"):
+            pf.search(model, lambda x, context: x[:, 0], 10, shape=(1, 2))
 
 
 def test_runs_of_one_model_remember_nothing_of_each_other() -> None:
