@@ -193,5 +193,5 @@ def test_bad_arguments_are_named() -> None:
     short = counted(kept=2)[1].bind()
     for t in (0.0, 0.2, 0.4, 0.6):
         short.evaluate(torch.zeros(1, 1), t)
-    with pytest.raises(ArgumentError, match="kept: got 2, expected as many estimates as a step has stages"):
+    with pytest.raises(ArgumentError, match="kept: got 2, expected as many values as a step has stages"):
         short.evaluate(torch.zeros(1, 1), 0.1)
