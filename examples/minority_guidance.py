@@ -12,7 +12,7 @@ import itertools
 import torch
 
 import pushforward as pf
-from pushforward.models import MinorityGuided, bundled, minority_score
+from pushforward.models import bundled, minority_guided, minority_score
 from pushforward.models.training.digits import load_digits28
 from pushforward.models.training.metrics import per_class_recall
 from pushforward.picture import save_grid
@@ -42,7 +42,7 @@ def main() -> None:
     print(f"{'scale':>6} {'score':>7} {'+-':>7} {'agreement %':>12} {'recall':>7}")
     scores, rows = [], []
     for scale in options.scales:
-        guided = MinorityGuided.around(model, classifier=rarity, scale=scale)
+        guided = minority_guided(model, rarity, scale)
         run = {"solver": "heun", "steps": options.steps, "guidance": options.guidance, "condition": of_class}
         digits = pf.sample(guided, (options.samples, 1, 28, 28), seed=0, **run).clamp(-1, 1)
         score = minority_score(model, digits, t, condition=of_class, seed=1)

@@ -80,8 +80,9 @@ else:
     from .kinds import VelocityPrediction as VelocityPrediction
     from .kinds import VPrediction as VPrediction
     from .latents import LatentCodec as LatentCodec
-    from .minority import MinorityGuided as MinorityGuided
+    from .minority import LevelLogLikelihood as LevelLogLikelihood
     from .minority import minority_edges as minority_edges
+    from .minority import minority_guided as minority_guided
     from .minority import minority_labels as minority_labels
     from .minority import minority_score as minority_score
     from .oracles import CouplingOracle as CouplingOracle

@@ -14,6 +14,7 @@ from ..errors import ArgumentError, UnknownNameError
 from .binding import BoundModel, missing_branch
 from .bound import Bound
 from .calls import CALLS, Autocast, Call, call_x_t
+from .capabilities import Remembers
 from .clocks import Clock
 from .guidance import CONDITIONAL, UNCONDITIONAL, BranchWeights, as_guidance
 from .interpolants import Interpolant
@@ -69,9 +70,9 @@ class Model:
         return self.prediction.interpolant
 
     @property
-    def has_memory(self) -> bool:
-        """Whether answers depend on earlier ones of the run: then it is no ODE, and has no inverse or likelihood."""
-        return False
+    def remembers(self) -> Remembers:
+        """What answers depend on besides state, time and condition: a network and its dialect remember nothing."""
+        return Remembers.NOTHING
 
     def on(self, path: Interpolant | str) -> Model:
         """The same network serving solvers on another path; D and the noise are the same functions of nu."""

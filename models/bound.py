@@ -48,11 +48,6 @@ class Bound(ABC):
     def conditions(self) -> Mapping[str, dict[str, Any] | None]:
         """What each branch is bound to; None where there is no such branch."""
 
-    @property
-    def stateful(self) -> bool:
-        """Whether an answer depends on earlier calls: then all calls of a run bring the same rows in the same order."""
-        return False
-
     @abstractmethod
     def answer(self, x: Tensor, t: Times, branches: Branches) -> tuple[Tensor, ...]:
         """One raw output for each branch; see :meth:`evaluate` and :meth:`evaluate_rows`."""

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ShapeError
-
 Network = Callable[..., Any]
 Call = Callable[[Network, Tensor, Tensor, dict[str, Any]], Tensor]
 
@@ -53,32 +51,3 @@ class Autocast:
         with torch.autocast(x.device.type, self.dtype):
             output = self.call(network, x, time, condition)
         return output.to(x.dtype) if isinstance(output, Tensor) else output
-
-
-@dataclass(frozen=True)
-class Concatenated:
-    """A call whose network takes a condition as further channels of its input: masks, known images, low resolutions.
-
-    Args:
-        inner: What is called.
-        key: The condition, [B, n, ...], appended to the state along dimension 1.
-        channels: n.
-    """
-
-    inner: Call
-    key: str
-    channels: int
-
-    def __call__(self, network: Network, x: Tensor, time: Tensor, condition: dict[str, Any]) -> Tensor:
-        """As ``inner``.
-
-        Raises:
-            ShapeError: The condition is missing, or is not n channels of the state's size.
-        """
-        others = dict(condition)
-        given = others.pop(self.key, None)
-        expected = [x.shape[0], self.channels, *x.shape[2:]]
-        if not isinstance(given, Tensor) or list(given.shape) != expected:
-            got = list(given.shape) if isinstance(given, Tensor) else type(given).__name__
-            raise ShapeError(f"condition[{self.key!r}]", got=got, expected=f"a tensor {expected}")
-        return self.inner(network, torch.cat([x, given], dim=1), time, others)

@@ -2,20 +2,53 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 from ..errors import ArgumentError
 
 
-def check_no_memory(model: object, wanted: str) -> None:
-    """Refuse a model whose answers depend on earlier ones, where an ordinary differential equation is needed.
+class Remembers(IntEnum):
+    """What a model's answers depend on besides state, time and condition; of several parts, the most counts.
+
+    Attributes:
+        NOTHING: Any call may be made alone, with any rows.
+        ROWS: Earlier calls of the run, in the place of something that is a function of state and time (features that
+            are reused, an update that is carried on). All calls of a run bring the same rows in the same order.
+        FEEDBACK: Earlier answers, which the network is told: besides, there is no differential equation, and so no
+            inverse and no likelihood.
+    """
+
+    NOTHING = 0
+    ROWS = 1
+    FEEDBACK = 2
+
+
+def check_rows_may_move(model: object) -> None:
+    """Refuse a model that remembers its rows, where particles change places and calls are split.
 
     Args:
-        model: Anything; what has no ``has_memory`` has none.
+        model: Anything; what has no ``remembers`` remembers nothing.
+
+    Raises:
+        ArgumentError: Its answers depend on earlier calls.
+    """
+    if getattr(model, "remembers", Remembers.NOTHING) > Remembers.NOTHING:
+        got = f"{type(model).__name__}, whose answers depend on earlier calls"
+        expected = "one that answers each call for itself: particles change places, and calls are split"
+        raise ArgumentError("model", got=got, expected=expected)
+
+
+def check_no_memory(model: object, wanted: str) -> None:
+    """Refuse a model that is told its earlier answers, where an ordinary differential equation is needed.
+
+    Args:
+        model: Anything; what has no ``remembers`` remembers nothing.
         wanted: What was asked for: "inversion", "a likelihood".
 
     Raises:
-        ArgumentError: The model has a memory.
+        ArgumentError: The model feeds back what it answers.
     """
-    if getattr(model, "has_memory", False):
+    if getattr(model, "remembers", Remembers.NOTHING) is Remembers.FEEDBACK:
         because = "this network feeds back its own estimate: what it returns is no function of x and t"
         raise ArgumentError(wanted, got=because, expected="a model without memory: it is not defined for this one")
 

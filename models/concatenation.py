@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError, ShapeError
-from .adapter import Call, Model, call_x_t
+from .adapter import Model
+from .calls import Call, Network, call_x_t
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class ConcatCondition:
 
     Args:
         argument: The key of the condition, a tensor [B or 1, C, *] that is like the state behind dimension 1.
-        state: Channels of the state.
+        state: Channels of the state; None if nobody says.
         condition: C.
         call: How the network is called with the longer input.
 
@@ -41,20 +41,21 @@ class ConcatCondition:
     """
 
     argument: str
-    state: int
+    state: int | None
     condition: int
     call: Call = call_x_t
 
     def __post_init__(self) -> None:
-        for name in ("state", "condition"):
-            if getattr(self, name) < 1:
-                raise ArgumentError(name, got=getattr(self, name), expected="at least one channel")
+        for name, channels in (("state", 1 if self.state is None else self.state), ("condition", self.condition)):
+            if channels < 1:
+                raise ArgumentError(name, got=channels, expected="at least one channel")
 
     def on(self, model: Model) -> Model:
         """The model with its network called so."""
-        return dataclasses.replace(model, call=dataclasses.replace(self, call=model.call), channels=self.state)
+        channels = model.channels if self.state is None else self.state
+        return dataclasses.replace(model, call=dataclasses.replace(self, call=model.call), channels=channels)
 
-    def __call__(self, network: Callable[..., Any], x: Tensor, time: Tensor, condition: dict[str, Any]) -> Tensor:
+    def __call__(self, network: Network, x: Tensor, time: Tensor, condition: dict[str, Any]) -> Tensor:
         """The network's output for the longer input.
 
         Raises:
@@ -66,9 +67,10 @@ class ConcatCondition:
         if not isinstance(extra, Tensor):
             raise ArgumentError("condition", got=sorted(condition), expected=f"a tensor {self.argument!r} to append")
         given = (x.shape[1] if x.ndim > 1 else 0, extra.shape[1] if extra.ndim > 1 else 0)
-        if given != (self.state, self.condition):
-            total = self.state + self.condition
-            expected = f"{total} channels, as the network takes = {self.state} state + {self.condition} condition"
+        state = given[0] if self.state is None else self.state
+        if given != (state, self.condition):
+            total = state + self.condition
+            expected = f"{total} channels, as the network takes = {state} state + {self.condition} condition"
             raise ShapeError(f"x and condition {self.argument!r}", got=f"{given[0]} + {given[1]}", expected=expected)
         if extra.shape[2:] != x.shape[2:] or extra.shape[0] != x.shape[0]:
             expected = f"{[x.shape[0], self.condition, *x.shape[2:]]}, like the state"

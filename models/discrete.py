@@ -12,7 +12,7 @@ from operator import mul
 from typing import Any, ClassVar
 
 from ..errors import ArgumentError, UnknownNameError
-from .interpolants import Coefficients, Interpolant, check_found, check_noise_ratio, check_time, log_square_sum
+from .interpolants import Coefficients, VariancePreserving, check_found, check_noise_ratio, check_time, log_square_sum
 
 INTERPOLATIONS = ("log_nu", "log_alpha")
 
@@ -21,7 +21,7 @@ NODE_SLACK = 1e-10
 
 
 @dataclass(frozen=True, repr=False)
-class DiscreteDDPM(Interpolant):
+class DiscreteDDPM(VariancePreserving):
     r"""A variance-preserving path through M trained noise levels: node i is at :math:`t = 1 - (i + 1) / M`.
 
     .. math:: \alpha = \sqrt{\bar\alpha_i}, \quad \sigma = \sqrt{1 - \bar\alpha_i} \quad \text{at node } i
@@ -215,11 +215,6 @@ class DiscreteDDPM(Interpolant):
             rate = nu * log_rate
         a = 1.0 / math.hypot(1.0, nu)
         return Coefficients(a, nu * a, -nu * a**3 * rate, a**3 * rate)
-
-    def sigma_dsigma(self, t: float) -> float:
-        """``-alpha * dalpha/dt``, since ``alpha^2 + sigma^2 = 1``."""
-        a, _, da, _ = self(t)
-        return -a * da
 
     def time_at_noise_ratio(self, nu: float) -> float:
         """Inverse of the piecewise rule; exact at nodes up to rounding."""

@@ -5,20 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import kernels
-from ..errors import ArgumentError, ShapeError, UnknownNameError
+from ..errors import ArgumentError, UnknownNameError
 from .binding import BoundModel
 from .bound import Bound, Branches, Index, Times
-from .predictions import Prediction
+from .capabilities import Remembers
+from .row_memory import KEPT, RowMemory
+from .spaces import read_as
 from .wrapping import BoundWrapped, WrappedModel
 
 UPDATES = ("step", "evaluation")
-KEPT = 12  # the twelve stages of order_eight never have more than ten estimates waiting
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,16 +68,18 @@ class SelfConditioned(WrappedModel):
             raise ArgumentError("kept", got=self.kept, expected="at least 1")
 
     @property
-    def has_memory(self) -> bool:
-        """Yes."""
-        return True
+    def own_memory(self) -> Remembers:
+        """Its estimates, which the network is told."""
+        return Remembers.FEEDBACK
 
     def wrap(self, bound: Bound) -> Bound:
         """See :meth:`WrappedModel.wrap`."""
         if not isinstance(bound, BoundModel):
             hint = "Put other wrappers around this one"
             raise ArgumentError("inner", got=type(self.inner).__name__, expected="the network's own model", hint=hint)
-        return BoundSelfConditioned(self, bound, {}, None)
+        by_time = self.update == "step"
+        memory = RowMemory(self.kept, by_time=by_time, direction=1.0, forgotten="Give SelfConditioned more")
+        return BoundSelfConditioned(self, bound, memory)
 
 
 class BoundSelfConditioned(BoundWrapped):
@@ -87,134 +87,31 @@ class BoundSelfConditioned(BoundWrapped):
 
     Args:
         model, inner: As of :class:`BoundWrapped`.
-        memory: Of each branch that was evaluated; shared with the bound model that these are rows of.
-        place: Which rows of the memory these are, int64 [B]; None before the first evaluation.
+        memory: The estimates, by branch.
     """
 
-    def __init__(
-        self, model: SelfConditioned, inner: BoundModel, memory: dict[str, Memory], place: NDArray[np.int64] | None
-    ) -> None:
+    def __init__(self, model: SelfConditioned, inner: BoundModel, memory: RowMemory) -> None:
         super().__init__(model, inner)
-        self.own, self.network = model, inner
-        self.memory, self.place = memory, place
-
-    @property
-    def stateful(self) -> bool:
-        """Yes."""
-        return True
+        self.own, self.network, self.memory = model, inner, memory
 
     def answer(self, x: Tensor, t: Times, branches: Branches) -> tuple[Tensor, ...]:
         """What the network answers, told its last estimates."""
-        rows = x.shape[0]
-        place = np.arange(rows) if self.place is None else self.place
-        self.place = place
-        if len(place) != rows:
-            hint = "A network that remembers serves the same rows throughout a run; select() takes some of them"
-            raise ShapeError("x", got=f"{rows} rows", expected=f"{len(place)}, as before", hint=hint)
-        times = t if isinstance(t, np.ndarray) else np.full(rows, float(t))
-        told = [self.recalled(self.own.share or branch, x, place, times) for branch in branches]
+        told = [self.recalled(self.own.share or branch, x, t) for branch in branches]
         outputs = self.network.answer_with(x, t, branches, {self.own.argument: told})
         for branch, output in zip(branches, outputs, strict=True):
             if self.own.share in (None, branch):
-                estimate = clean_estimate(self.own.prediction, x, t, output)
+                estimate = read_as(self.own.prediction, "denoised", t, x.detach(), output.detach())
                 if self.own.clip is not None:
                     estimate = estimate.clamp(-self.own.clip, self.own.clip)
-                self.memory[branch].write(place, times, estimate)
+                self.memory.add(branch, t, estimate)
         return outputs
 
-    def recalled(self, branch: str, x: Tensor, place: NDArray[np.int64], times: NDArray[np.float64]) -> Tensor:
+    def recalled(self, branch: str, x: Tensor, t: Times) -> Tensor:
         """What the branch is told at these times."""
-        if branch not in self.memory:
-            size = max(len(place), self.size)
-            self.memory[branch] = Memory(size, self.own.kept, x, by_time=self.own.update == "step")
-        return self.memory[branch].read(place, times)
-
-    @property
-    def size(self) -> int:
-        """Rows of the memories there are."""
-        return max((len(memory.count) for memory in self.memory.values()), default=0)
+        value, _ = self.memory.latest(branch, t, x.shape[0])
+        return torch.zeros_like(x) if value is None else value
 
     def select(self, index: Index) -> Bound:
-        """See :meth:`Bound.select`. Rows chosen once go on as they are; a row chosen twice becomes two."""
+        """See :meth:`Bound.select`."""
         inner = cast(BoundModel, self.network.select(index))
-        if self.place is None:
-            return BoundSelfConditioned(self.own, inner, {}, None)
-        chosen = self.place[torch.as_tensor(index, dtype=torch.int64).cpu().numpy()]
-        if len(np.unique(chosen)) == len(chosen):
-            return BoundSelfConditioned(self.own, inner, self.memory, chosen)
-        copies = {branch: memory.rows(chosen) for branch, memory in self.memory.items()}
-        return BoundSelfConditioned(self.own, inner, copies, np.arange(len(chosen)))
-
-
-class Memory:
-    """Estimates of rows at increasing times, the last ``kept`` of each.
-
-    Args:
-        rows: How many.
-        kept: Estimates of a row.
-        like: A tensor [B, *D] whose dtype and device, and shape behind the first, those of the estimates are.
-        by_time: Whether an estimate is kept by its time; otherwise the last one is, whenever it was.
-    """
-
-    def __init__(self, rows: int, kept: int, like: Tensor, *, by_time: bool = True) -> None:
-        self.kept, self.by_time = (kept if by_time else 1), by_time
-        self.count = np.zeros(rows, dtype=np.int64)  # estimates before now, forgotten ones included
-        self.times = np.full((rows, self.kept), -np.inf)
-        self.number = np.zeros((rows, self.kept), dtype=np.int64)  # which estimate, from 1, a place holds
-        self.values = torch.zeros((self.kept, rows, *like.shape[1:]), dtype=like.dtype, device=like.device)
-
-    def read(self, rows: NDArray[np.int64], times: NDArray[np.float64]) -> Tensor:
-        """The latest estimates before ``times``, [b, *D], 0 where there are none; what came later is forgotten.
-
-        Raises:
-            ArgumentError: A row goes back to a time whose estimate is kept no longer.
-        """
-        count = self.count[rows]
-        while self.by_time:
-            later = (count > 0) & (self.times[rows, (count - 1) % self.kept] >= times)
-            if not later.any():
-                break
-            count = count - later
-            last = (count - 1) % self.kept
-            if ((count > 0) & (self.number[rows, last] != count)).any():
-                expected = "as many estimates as a step has stages"
-                raise ArgumentError("kept", got=self.kept, expected=expected, hint="Give SelfConditioned more")
-        self.count[rows] = count
-        last, place = (torch.from_numpy(i).to(self.values.device) for i in ((count - 1) % self.kept, rows))
-        found = self.values[last, place]
-        if (count == 0).any():
-            found[torch.from_numpy(count == 0).to(found.device)] = 0
-        return found
-
-    def write(self, rows: NDArray[np.int64], times: NDArray[np.float64], values: Tensor) -> None:
-        """Remember estimates, [b, *D], of times later than all that is remembered."""
-        place = self.count[rows] % self.kept
-        self.count[rows] = self.count[rows] + 1 if self.by_time else 1
-        self.times[rows, place], self.number[rows, place] = times, self.count[rows]
-        if not self.by_time:
-            place = np.zeros_like(place)
-        at, row = (torch.from_numpy(i).to(self.values.device) for i in (place, rows))
-        self.values[at, row] = values
-
-    def rows(self, index: NDArray[np.int64]) -> Memory:
-        """A copy of some rows, in that order and as often as they occur."""
-        other = object.__new__(Memory)
-        other.kept, other.by_time = self.kept, self.by_time
-        other.count, other.times, other.number = self.count[index], self.times[index], self.number[index]
-        other.values = self.values[:, torch.from_numpy(index).to(self.values.device)]
-        return other
-
-
-def clean_estimate(prediction: Prediction, x: Tensor, t: Times, output: Tensor) -> Tensor:
-    """``D`` of a network's input and output, without a graph: shape and dtype of x.
-
-    Raises:
-        SingularTimeError: The network does not determine it there.
-    """
-    x, output = x.detach(), output.detach()
-    if not isinstance(t, np.ndarray):
-        state, raw = prediction.quantity("denoised", t)
-        return cast(Tensor, kernels.combine([x, output], [state / prediction.input_scale(t), raw]))
-    state, raw = prediction.columns("denoised", t)
-    table = np.stack([state / prediction.input_scales(t), raw], axis=1)
-    return cast(Tensor, kernels.combine([x, output], torch.from_numpy(table)))
+        return BoundSelfConditioned(self.own, inner, self.memory.select(index))

@@ -121,6 +121,15 @@ class Interpolant(ABC):
         return {"name": self.name} | {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
+class VariancePreserving(Interpolant):
+    """A path with ``alpha^2 + sigma^2 = 1``."""
+
+    def sigma_dsigma(self, t: float) -> float:
+        """``-alpha * dalpha/dt``, which needs no dsigma."""
+        a, _, da, _ = self(t)
+        return -a * da
+
+
 def equal_noise(path: Interpolant, t: float, other: Interpolant) -> tuple[float, float]:
     r"""Time on ``other`` with the noise ratio of ``path`` at ``t``, and the multiple of the state that lies there.
 

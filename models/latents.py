@@ -65,8 +65,8 @@ class LatentCodec:
         """The codec of a diffusers autoencoder, its constants read from its configuration.
 
         ``scaling_factor`` s0 and ``shift_factor`` b, or one number a channel where it has ``latents_mean`` b and
-        ``latents_std`` d: then s = s0 / d. Latents are the modes of the encoder's distribution; data are cast to the
-        dtype of its parameters.
+        ``latents_std`` d: then s = s0 / d. Latents are the modes of the encoder's distribution; what goes in is cast to
+        the dtype and device of the parameters, and what comes out to those of what went in.
 
         Args:
             vae: With ``encode``, ``decode`` and ``config``.
@@ -118,12 +118,12 @@ class VAEEncoder:
     vae: Any
 
     def __call__(self, x: Tensor) -> Tensor:
-        """In the dtype of x."""
-        found = self.vae.encode(x.to(weights_dtype(self.vae, x)))
+        """In the dtype and on the device of x."""
+        found = self.vae.encode(as_weights(self.vae, x))
         for name in ("latent_dist", "latents", "latent"):
             if hasattr(found, name):
                 latents = getattr(found, name)
-                return (latents.mode() if name == "latent_dist" else latents).to(x.dtype)
+                return (latents.mode() if name == "latent_dist" else latents).to(x)
         expected = "something with latent_dist, latents or latent"
         raise ArgumentError("vae.encode", got=type(found).__name__, expected=expected)
 
@@ -135,10 +135,10 @@ class VAEDecoder:
     vae: Any
 
     def __call__(self, z: Tensor) -> Tensor:
-        """In the dtype of z."""
-        return self.vae.decode(z.to(weights_dtype(self.vae, z)), return_dict=False)[0].to(z.dtype)
+        """In the dtype and on the device of z."""
+        return self.vae.decode(as_weights(self.vae, z), return_dict=False)[0].to(z)
 
 
-def weights_dtype(vae: Any, like: Tensor) -> torch.dtype:
-    """Dtype of its parameters; that of ``like`` if it has none."""
-    return next((p.dtype for p in vae.parameters()), like.dtype) if hasattr(vae, "parameters") else like.dtype
+def as_weights(vae: Any, x: Tensor) -> Tensor:
+    """``x`` in the dtype and on the device of the autoencoder's parameters; itself if there are none."""
+    return x.to(next(iter(vae.parameters()), x)) if hasattr(vae, "parameters") else x

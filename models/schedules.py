@@ -9,6 +9,7 @@ from typing import ClassVar
 from .interpolants import (
     Coefficients,
     Interpolant,
+    VariancePreserving,
     check_found,
     check_noise_ratio,
     check_parameter,
@@ -18,7 +19,7 @@ from .interpolants import (
 
 
 @dataclass(frozen=True)
-class VPLinear(Interpolant):
+class VPLinear(VariancePreserving):
     r"""Variance preserving with a linear beta, on :math:`t_c = 1 - t`.
 
     .. math:: \log \alpha = -\tfrac14 (\beta_1 - \beta_0) t_c^2 - \tfrac12 \beta_0 t_c, \quad
@@ -53,11 +54,6 @@ class VPLinear(Interpolant):
         da = a * (self.beta_min + spread * tc) / 2
         return Coefficients(a, s, da, -a * da / s if s > 0 else -math.inf)
 
-    def sigma_dsigma(self, t: float) -> float:
-        """``-alpha * dalpha/dt``, since ``alpha^2 + sigma^2 = 1``."""
-        a, _, da, _ = self(t)
-        return -a * da
-
     def time_at_noise_ratio(self, nu: float) -> float:
         """``t_c = 2 L / (sqrt(beta_0^2 + 2 (beta_1 - beta_0) L) + beta_0)`` with ``L = log(1 + nu^2)``."""
         check_noise_ratio(nu)
@@ -74,7 +70,7 @@ class VPLinear(Interpolant):
 
 
 @dataclass(frozen=True)
-class Cosine(Interpolant):
+class Cosine(VariancePreserving):
     r"""The cosine schedule in continuous time, on :math:`t_c = 1 - t`.
 
     .. math:: \alpha = \cos \phi / \cos \phi_0, \quad
@@ -117,11 +113,6 @@ class Cosine(Interpolant):
         s = math.sqrt(math.sin(turned + 2 * first) * math.sin(turned)) / scale
         da = rate * math.sin(first + turned) / scale
         return Coefficients(a, s, da, -a * da / s if s > 0 else -math.inf)
-
-    def sigma_dsigma(self, t: float) -> float:
-        """``-alpha * dalpha/dt``, since ``alpha^2 + sigma^2 = 1``."""
-        a, _, da, _ = self(t)
-        return -a * da
 
     def time_at_noise_ratio(self, nu: float) -> float:
         """``tan(phi) = sqrt(nu^2 + sin^2 phi_0) / cos(phi_0)``."""

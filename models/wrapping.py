@@ -13,6 +13,7 @@ from torch import Tensor
 from .adapter import Model, model_fields
 from .bound import Bound, Branches, Index, Times
 from .branch_weights import BranchWeights
+from .capabilities import Remembers
 from .interpolants import Interpolant
 from .predictions import Prediction
 
@@ -38,9 +39,14 @@ class WrappedModel(Model):
         return cls(**model_fields(inner), **own, inner=inner)
 
     @property
-    def has_memory(self) -> bool:
-        """Whether the model inside has one; a wrapper that remembers what changes its answers says so itself."""
-        return self.inner.has_memory
+    def own_memory(self) -> Remembers:
+        """What the wrapper remembers of a run; one whose bound model keeps something between calls says so here."""
+        return Remembers.NOTHING
+
+    @property
+    def remembers(self) -> Remembers:
+        """What the wrapper or the model inside remembers, whichever is more."""
+        return max(self.own_memory, self.inner.remembers)
 
     @abstractmethod
     def wrap(self, bound: Bound) -> Bound:
@@ -81,7 +87,7 @@ class WrappedModel(Model):
 class BoundWrapped(Bound):
     """What a run evaluates of a :class:`WrappedModel`; a subclass overrides :meth:`answer` and keeps the run's state.
 
-    One that remembers something for each row also overrides :meth:`select`.
+    One that remembers something for each row also overrides :meth:`select`; its model says so in ``own_memory``.
     """
 
     def __init__(self, model: WrappedModel, inner: Bound) -> None:
@@ -106,11 +112,6 @@ class BoundWrapped(Bound):
     def conditions(self) -> Mapping[str, dict[str, Any] | None]:
         """What each branch is bound to."""
         return self.inner.conditions
-
-    @property
-    def stateful(self) -> bool:
-        """Whether an answer depends on earlier calls; a subclass that keeps state for its rows says so."""
-        return self.inner.stateful
 
     def answer(self, x: Tensor, t: Times, branches: Branches) -> tuple[Tensor, ...]:
         """What the model inside answers."""

@@ -10,8 +10,9 @@ import torch
 
 from ...errors import ArgumentError, UnknownNameError
 from ..adapter import Model, adapt
-from ..calls import Concatenated, call_x_t
+from ..calls import call_x_t
 from ..clocks import IndexClock
+from ..concatenation import ConcatCondition
 from ..discrete import DiscreteDDPM
 from ..kinds import DenoisedPrediction, NoisePrediction
 from .labels import dropped_label
@@ -72,7 +73,7 @@ def from_adm(
         path = respaced(path, places)
         options = {"time_dtype": torch.int64} | options
     split, channels = channels_of(inner, learn_sigma, concatenated)
-    call = Concatenated(call_x_t, "concatenated", concatenated) if concatenated else call_x_t
+    call = ConcatCondition("concatenated", channels, concatenated) if concatenated else call_x_t
     options = {"call": call, "channels": channels, "split_variance": split} | options
     prediction = PREDICTS[predicts](path, IndexClock(path.levels, scale=scale))
     return adapt(network, prediction, path, null=dropped_label(inner) if null is None else null, **options)

@@ -14,6 +14,7 @@ from ...errors import ArgumentError, SingularTimeError
 from ..adapter import Model, check_branches, model_fields
 from ..bound import Bound, Branches, Index, Times
 from ..branch_weights import CONDITIONAL, UNCONDITIONAL, BranchWeights
+from ..capabilities import Remembers
 from ..fields import weighted
 from ..interpolants import Interpolant
 from ..predictions import Prediction
@@ -54,9 +55,9 @@ class ComposedModel(Model):
     members: Mapping[str, Member] = dataclasses.field(default_factory=dict, kw_only=True)
 
     @property
-    def has_memory(self) -> bool:
-        """Whether one of the networks has one."""
-        return self.lead.has_memory or any(member.model.has_memory for member in self.members.values())
+    def remembers(self) -> Remembers:
+        """What the networks remember, whichever is most."""
+        return max(model.remembers for model in (self.lead, *(member.model for member in self.members.values())))
 
     def on(self, path: Interpolant | str) -> Model:
         """See :meth:`Model.on`."""
@@ -166,11 +167,6 @@ class BoundComposition(Bound):
     def conditions(self) -> Mapping[str, dict[str, Any] | None]:
         """What each branch is bound to."""
         return {branch: self.network(owner).conditions[own] for branch, (owner, own) in self.owners.items()}
-
-    @property
-    def stateful(self) -> bool:
-        """Whether an answer of any of the networks depends on earlier calls."""
-        return self.lead.stateful or any(member.stateful for member in self.members.values())
 
     def network(self, owner: str) -> Bound:
         """The leading network, or a member."""

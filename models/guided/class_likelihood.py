@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +25,7 @@ class ClassLogLikelihood:
     Args:
         classifier: Returns logits [B, K]: called as ``classifier(x)``, as ``classifier(x, t)`` if ``timed``; or
             :class:`NoiseExperts` of such.
-        timed: Whether the classifier takes our time, a float or float64 [B] on the host.
+        timed: Whether the classifier takes our time, [B] in the dtype of x.
         prepare: What its input is made of the state, for instance ``lambda x: (x + 1) / 2``: a property of the
             network, which teachers and students share.
 
@@ -46,9 +47,27 @@ class ClassLogLikelihood:
         rows = x.shape[0]
         source = x if self.prepare is None else self.prepare(x)
         network: Callable[..., Tensor] = self.classifier
-        logits = network(source, t) if self.timed or isinstance(network, NoiseExperts) else network(source)
-        if logits.ndim != 2 or logits.shape[0] != rows:
-            raise ShapeError("logits", got=list(logits.shape), expected=f"[{rows}, K], one row a sample")
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        chosen = label.to(logits.device).expand(rows)
-        return wide.log_softmax(1).gather(1, chosen[:, None])[:, 0]
+        if isinstance(network, NoiseExperts):
+            logits = network(source, t)
+        else:
+            logits = network(source, time_rows(t, x)) if self.timed else network(source)
+        found = log_probabilities(logits, rows)
+        return found.gather(1, label.to(found.device).expand(rows)[:, None])[:, 0]
+
+
+def time_rows(t: Times, x: Tensor) -> Tensor:
+    """Our time of each row of ``x``, [B] in its dtype and on its device, as networks take it."""
+    told = np.broadcast_to(np.asarray(t, dtype=np.float64), (x.shape[0],))
+    return torch.from_numpy(told.copy()).to(x)
+
+
+def log_probabilities(logits: Tensor, rows: int) -> Tensor:
+    """Log-probabilities [B, K] of logits, in float32 or better.
+
+    Raises:
+        ShapeError: Logits that are not [``rows``, K].
+    """
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != rows:
+        got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ShapeError("logits", got=got, expected=f"[{rows}, K], one row a sample")
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)

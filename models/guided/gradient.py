@@ -11,8 +11,11 @@ from torch import Tensor
 
 from ...errors import ArgumentError
 from ..adapter import check_mapping
-from ..bound import Times
-from ..branch_weights import finite
+from ..bound import Bound, Times
+from ..branch_weights import CONDITIONAL, finite
+from ..interpolants import Interpolant, equal_noise
+from ..trees import root, tree_map
+from ..window import Window
 from .gradient_model import DENOISER, ESTIMATE, STATE, GradientModel, per_denoised
 
 KINDS = (STATE, DENOISER, ESTIMATE)
@@ -30,8 +33,9 @@ class GradientGuidance(GradientModel):
     for a network that regresses on :math:`p\, x_1 + q\, x_0`, :math:`\Delta = \alpha q - \sigma p`; so the run is the
     same whatever the network returns. The kinds of g:
 
-    - "state": a classifier or an energy that knows noise, :math:`\nabla_x \log p_t(y | x)`. The network is not
-      differentiated. Works beside ``guidance=`` of the run.
+    - "state": a classifier or an energy that knows noise, :math:`\nabla_x \log p_t(y | x)`, on ``path``: of states on
+      another it sees the multiple with the same noise ratio. The network is not differentiated. Works beside
+      ``guidance=`` of the run.
     - "denoiser": :math:`\nabla_x \log p(y | D(x, t))`, through the network.
     - "estimate": the clean estimate itself is moved, :math:`D \leftarrow D + \gamma \nabla_D \log p(y | D)`, and the
       network is not differentiated.
@@ -51,10 +55,15 @@ class GradientGuidance(GradientModel):
         kind: "state", "denoiser" or "estimate".
         observed: Further arguments of the function, tensors of batch B or 1, such as labels; searches reorder them with
             the samples.
+        conditioned: Whether the run's condition is among its arguments, with a row for each sample.
+        window: Where it acts; None: everywhere. Exact gradients vanish like alpha where alpha does; learned ones do
+            not, and are multiplied by sigma / alpha.
+        path: Of the states that a log-likelihood of kind "state" knows; by default the model's, and kept where the
+            model is put on another.
 
     Raises:
-        ArgumentError: An unknown kind, a scale that is not finite; when called, a log-likelihood that does not depend
-            on the point.
+        ArgumentError: An unknown kind, a scale that is not finite, a path for another kind; when called, a
+            log-likelihood that does not depend on the point.
         ShapeError: When called, a log-likelihood that is not [B].
         NotFiniteError: When called, a gradient that is not finite (looked for on the CPU alone; elsewhere runs find it
             in the output).
@@ -76,6 +85,9 @@ class GradientGuidance(GradientModel):
     scale: float | Callable[[float], float] = dataclasses.field(default=1.0, kw_only=True)
     kind: str = dataclasses.field(default=DENOISER, kw_only=True)
     observed: Mapping[str, Any] | None = dataclasses.field(default=None, kw_only=True)
+    conditioned: bool = dataclasses.field(default=False, kw_only=True)
+    window: Window | None = dataclasses.field(default=None, kw_only=True)
+    path: Interpolant | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not callable(self.log_likelihood):
@@ -87,6 +99,11 @@ class GradientGuidance(GradientModel):
             finite(self.scale, "scale")
         if self.observed is not None:
             check_mapping("observed", self.observed)
+        if self.path is None and self.kind == STATE:
+            object.__setattr__(self, "path", self.interpolant)
+        elif self.path is not None and self.kind != STATE:
+            expected = "none: what looks at clean estimates knows no path"
+            raise ArgumentError("path", got=self.path, expected=expected, hint=f"kind={STATE!r} looks at states")
 
     @property
     def differentiates(self) -> str:
@@ -109,10 +126,33 @@ class GradientGuidance(GradientModel):
     def factor(self, t: float) -> float:
         """See :meth:`GradientModel.factor`."""
         a, s, _, _ = self.prediction.interpolant(t)
-        if a == 0 or s == 0 or (scale := self.scale_at(t)) == 0:
+        if a == 0 or s == 0 or (self.window is not None and not self.window.contains(t, self.interpolant)):
+            return 0.0
+        if (scale := self.scale_at(t)) == 0:
             return 0.0
         own = per_denoised(self, t)
         return scale * own if self.kind == ESTIMATE else scale * own * s * s / a
+
+    def seen(self, t: float) -> tuple[float, float]:
+        """See :meth:`GradientModel.seen`: where ``path`` has the same noise ratio.
+
+        Raises:
+            SingularTimeError: It never has.
+        """
+        if self.path in (None, self.interpolant) or self.factor(t) == 0:
+            return t, 1.0
+        return equal_noise(self.interpolant, t, self.path)
+
+    def told(self, bound: Bound, rows: int, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """See :meth:`GradientModel.told`."""
+        if not self.conditioned:
+            return given
+
+        def row_each(path: str, leaf: Any) -> Any:
+            alone = not isinstance(leaf, Tensor) or leaf.ndim == 0 or root(path) in self.shared
+            return leaf if alone else leaf.expand(rows, *leaf.shape[1:])
+
+        return {**tree_map(row_each, dict(bound.conditions[CONDITIONAL] or {})), **given}
 
     def objective(self, point: Tensor, t: Times, given: Mapping[str, Any]) -> Tensor:
         """The log-likelihood."""

@@ -15,9 +15,9 @@ from torch import Tensor
 from ...errors import ArgumentError, NotFiniteError, ShapeError
 from ..bound import Bound, Branches, Index, Times
 from ..branch_weights import CONDITIONAL
+from ..spaces import Scalar, column, combined, on_device, read_as
 from ..trees import tree_map
 from ..wrapping import BoundWrapped, WrappedModel
-from .spaces import Scalar, column, combined, in_space, on_device
 
 Factor: TypeAlias = float | np.ndarray
 """A number for all rows, or float64 [B] on the host."""
@@ -45,6 +45,15 @@ class GradientModel(WrappedModel):
     @abstractmethod
     def factor(self, t: float) -> float:
         """What multiplies the gradient in the network's output at ``t``; 0 where nothing need be differentiated."""
+
+    def seen(self, t: float) -> tuple[float, float]:
+        """When, and at which multiple of the state, a gradient by the state is taken; ``t`` and 1 by default."""
+        return t, 1.0
+
+    def told(self, bound: Bound, rows: int, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the objective of ``rows`` rows is told: what it is given, and what else it takes of the run."""
+        del bound, rows
+        return given
 
     @abstractmethod
     def objective(self, point: Tensor, t: Times, given: Mapping[str, Any]) -> Tensor:
@@ -113,7 +122,7 @@ class BoundGradient(BoundWrapped):
         recorded = torch.is_grad_enabled()
         with recording():
             point = point_of(estimate, recorded)
-            gradient = self._gradient(model.objective(point, t, self.given), point, t, recorded)
+            gradient = self._gradient(self._objective(point, t), point, t, recorded)
         return (moved(output, gradient, factor),)
 
     def _factor(self, t: Times) -> Factor:
@@ -123,12 +132,13 @@ class BoundGradient(BoundWrapped):
     # --- the three gradients -------------------------------------------------------------------------------------
 
     def _of_state(self, x: Tensor, t: Times, factor: Factor) -> tuple[Tensor, Factor]:
-        scale = self._input_scale(t)
-        state = x if np.all(scale == 1) else multiplied(x, 1 / scale)
+        there, multiple = self._seen(t)
+        scale = multiple / self._input_scale(t)
+        state = x if np.all(scale == 1) else multiplied(x, scale)
         recorded = torch.is_grad_enabled()
         with recording():
             point = point_of(state, recorded)
-            return self._gradient(self.steered.objective(point, t, self.given), point, t, recorded), factor
+            return self._gradient(self._objective(point, there), point, t, recorded), factor * multiple
 
     def _through_denoiser(self, x: Tensor, t: Times) -> tuple[Tensor, Tensor]:
         """The output, and the gradient by the network's input."""
@@ -137,8 +147,18 @@ class BoundGradient(BoundWrapped):
             point = point_of(x, recorded)
             output = self.inner.answer(point, t, (CONDITIONAL,))[0]
             estimate = self._estimate(point, output, t)
-            gradient = self._gradient(self.steered.objective(estimate, t, self.given), point, t, recorded)
+            gradient = self._gradient(self._objective(estimate, t), point, t, recorded)
         return (output if recorded else output.detach()), gradient
+
+    def _objective(self, point: Tensor, t: Times) -> Tensor:
+        """Of the point, told what autograd may keep, also where the run is in inference mode."""
+
+        def usable(path: str, leaf: Any) -> Any:
+            del path
+            return leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf
+
+        told = self.steered.told(self.inner, len(point), self.given)
+        return self.steered.objective(point, t, tree_map(usable, dict(told)))
 
     def _gradient(self, objective: Tensor, point: Tensor, t: Times, recorded: bool) -> Tensor:
         """Of the sum over the batch, so that no sample's depends on how many others there are."""
@@ -169,8 +189,13 @@ class BoundGradient(BoundWrapped):
     # --- conversions ---------------------------------------------------------------------------------------------
 
     def _estimate(self, x: Tensor, output: Tensor, t: Times) -> Tensor:
-        state, scale = in_space(self.steered.prediction, "denoised", t, x.device)
-        return combined([x, output], [[state, scale]])[0]
+        return read_as(self.steered.prediction, "denoised", t, x, output)
+
+    def _seen(self, t: Times) -> tuple[Times, Factor]:
+        if not isinstance(t, np.ndarray):
+            return self.steered.seen(t)
+        times, multiples = np.array([self.steered.seen(time) for time in t.tolist()]).reshape(-1, 2).T.copy()
+        return times, multiples
 
     def _input_scale(self, t: Times) -> Factor:
         prediction = self.steered.prediction

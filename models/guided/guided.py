@@ -15,15 +15,17 @@ from ...errors import ArgumentError, DtypeError, ShapeError
 from ..adapter import Model
 from ..bound import Bound, Branches, Index, Times
 from ..branch_weights import CONDITIONAL, BranchWeights, finite
+from ..capabilities import Remembers
 from ..guidance import Guidance
+from ..row_memory import RowMemory
+from ..spaces import Scalar, combined, in_space, on_device, vanishes
 from ..wrapping import WrappedModel
 from .moments import Moments, moments
-from .momentum import Updates
 from .own_weight import BoundToOwnWeight, check_no_other_weight
 from .plain import Plain
 from .rule import GramRule
-from .spaces import Scalar, combined, in_space, on_device, vanishes
 
+UPDATE = "update"
 Weight: TypeAlias = float | Tensor | Guidance | Callable[[float], float | Tensor]
 
 
@@ -61,10 +63,15 @@ class GuidedModel(WrappedModel):
         own = self.weight if isinstance(self.weight, Guidance) else Guidance(lambda t: float("nan"))
         return self.wrap(self.inner.bind(condition, null, own))
 
+    @property
+    def own_memory(self) -> Remembers:
+        """The last updates of the rows, under momentum."""
+        return Remembers.ROWS if self.rule.momentum else Remembers.NOTHING
+
     def wrap(self, bound: Bound) -> Bound:
         """See :meth:`WrappedModel.wrap`."""
         weight = self.weight.double() if isinstance(self.weight, Tensor) else None
-        return BoundGuided(self, bound, weight, Updates())
+        return BoundGuided(self, bound, weight, RowMemory())
 
 
 def guided(model: Model, weight: Weight, rule: GramRule | None = None) -> GuidedModel:
@@ -72,7 +79,8 @@ def guided(model: Model, weight: Weight, rule: GramRule | None = None) -> Guided
 
     An evaluation costs both branches, one reduction over outputs and state, and one combination; no value is read back
     from the device. Where the weight is 1 for all, the second branch is not run, and the conditional output returned.
-    Solvers, searches and likelihoods take the result as any model.
+    Solvers, searches and likelihoods take the result as any model; searches refuse a rule with momentum, which belongs
+    to rows.
 
     A grid should have nodes at ``weight.breakpoints(path)`` of an interval: here each evaluation has the weight of its
     own time.
@@ -114,7 +122,7 @@ def guided(model: Model, weight: Weight, rule: GramRule | None = None) -> Guided
 class BoundGuided(BoundToOwnWeight):
     """What a run evaluates of a :class:`GuidedModel`: with the rows' weights and, under momentum, their updates."""
 
-    def __init__(self, model: GuidedModel, inner: Bound, weight: Tensor | None, updates: Updates) -> None:
+    def __init__(self, model: GuidedModel, inner: Bound, weight: Tensor | None, updates: RowMemory) -> None:
         super().__init__(model, inner)
         self.guided, self.rule, self.weight, self.updates = model, model.rule, weight, updates
 
@@ -156,7 +164,7 @@ class BoundGuided(BoundToOwnWeight):
             rows[0] = [keep * a + (1.0 - keep) * b for a, b in zip(guided_row, rest[: len(tensors)], strict=True)]
         output, *update = combined(tensors, rows)
         if update:
-            self.updates.add(t, update[0])
+            self.updates.add(UPDATE, t, update[0])
         return (output,)
 
     def _combined(
@@ -188,7 +196,7 @@ class BoundGuided(BoundToOwnWeight):
         """The last update, and what multiplies it in the direction of guidance: beta / b, or 0 without one."""
         if not self.rule.momentum:
             return None, 0.0
-        value, known = self.updates.before(t)
+        value, known = self.updates.latest(UPDATE, t, x.shape[0])
         if value is None:
             return None, 0.0
         if isinstance(scale, Tensor):

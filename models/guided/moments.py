@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ... import kernels
-from .spaces import Scalar, coefficient_rows
+from ..spaces import Scalar, coefficient_rows
 
 TINY = 1e-200  # in the place of a squared norm of zero, which has no root with a derivative
 

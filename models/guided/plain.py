@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..spaces import Scalar
 from .moments import Moments
 from .rule import GramRule, check_space
-from .spaces import Scalar
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import torch
 
 from ...errors import ArgumentError
 from ..branch_weights import finite
+from ..spaces import Scalar
 from .moments import TINY, Moments
 from .rule import GramRule, check_space
-from .spaces import Scalar
 
 
 @dataclass(frozen=True)

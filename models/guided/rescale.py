@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from ...errors import ArgumentError, ShapeError
+from ..spaces import Scalar
 from .moments import TINY, Moments
 from .rule import GramRule, check_space
-from .spaces import Scalar
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from ...errors import ShapeError, SingularTimeError
 from ..adapter import Model
 from ..bound import Bound, Branches, Index, Times
 from ..branch_weights import CONDITIONAL, UNCONDITIONAL, BranchWeights, finite
+from ..capabilities import Remembers
 from ..guidance import Guidance
+from ..spaces import Scalar, combined, on_device, read_as
 from ..wrapping import WrappedModel
 from .own_weight import BoundToOwnWeight, check_no_other_weight
-from .spaces import Scalar, combined, in_space, on_device
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +48,11 @@ class ResidualGuidance(WrappedModel):
         check_no_other_weight(guidance)
         needed = Guidance(self.weight) if self.negative is None else None
         return self.wrap(self.inner.bind(condition, null, needed))
+
+    @property
+    def own_memory(self) -> Remembers:
+        """The clean estimates that the run began with, unless z is given."""
+        return Remembers.ROWS if self.negative is None else Remembers.NOTHING
 
     def wrap(self, bound: Bound) -> Bound:
         """See :meth:`WrappedModel.wrap`."""
@@ -122,8 +128,7 @@ class BoundResidual(BoundToOwnWeight):
         self.check_branches(branches, "residual guidance")
         if self.clean is None or (self.residual.negative is None and self._again(t)):
             output, other = self.inner.answer(x, t, (CONDITIONAL, UNCONDITIONAL))
-            state, scale = in_space(self.residual.prediction, "denoised", t, x.device)
-            self.clean, self.found = combined([x, other], [[state, scale]])[0], t
+            self.clean, self.found = read_as(self.residual.prediction, "denoised", t, x, other), t
         else:
             output = self.inner.answer(x, t, branches)[0]
         row = self._coefficients(t, x)

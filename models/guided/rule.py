@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from ...errors import UnknownNameError
+from ..spaces import Scalar
 from .moments import Moments
-from .spaces import Scalar
 
 SPACES = ("output", "velocity", "denoised", "noise", "score")
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+from ..spaces import Scalar
 from .moments import Moments
 from .rule import GramRule, check_space
-from .spaces import Scalar
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ...errors import ArgumentError, ShapeError
 from ..bound import Bound, Branches, Times
 from ..branch_weights import finite
+from ..capabilities import Remembers
 from ..reuse.taps import Call, Taps
 from ..wrapping import BoundWrapped, WrappedModel
 from .memory import Memory, TokenPass
@@ -98,6 +99,11 @@ class RegionAdaptive(WrappedModel):
     def tapped(self) -> nn.Module:
         """The network that is looked into."""
         return cast(nn.Module, self.network if self.module is None else self.module)
+
+    @property
+    def own_memory(self) -> Remembers:
+        """Tokens of the rows."""
+        return Remembers.ROWS
 
     def wrap(self, bound: Bound) -> BoundRegionAdaptive:
         """See :meth:`WrappedModel.wrap`."""

@@ -27,11 +27,6 @@ class BoundReuse(BoundWrapped):
         self.state, self.decisions, self.fresh = state, decisions, True
 
     @property
-    def stateful(self) -> bool:
-        """See :attr:`Bound.stateful`."""
-        return True
-
-    @property
     def log(self) -> list[Decision]:
         """What was decided so far, evaluation by evaluation; those that are not in the schedule are not listed."""
         return self.decisions.log

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ...errors import ArgumentError
 from ..bound import Bound, Branches, Times
+from ..capabilities import Remembers
 from ..wrapping import WrappedModel
 from .bound_reuse import BoundReuse
 from .decisions import Decisions
@@ -88,6 +89,11 @@ class FeatureCache(WrappedModel):
         if self.max_rows is not None and self.max_rows < 1:
             raise ArgumentError("max_rows", got=self.max_rows, expected="at least 1, or None")
         Taps(tapped(self)).tap(self.hold, Record(RunState()))  # names that do not exist are refused now
+
+    @property
+    def own_memory(self) -> Remembers:
+        """Features of the rows."""
+        return Remembers.ROWS
 
     def wrap(self, bound: Bound) -> BoundFeatures:
         """See :meth:`WrappedModel.wrap`."""

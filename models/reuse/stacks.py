@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ...errors import ArgumentError
 from ..bound import Bound, Branches, Times
+from ..capabilities import Remembers
 from ..wrapping import WrappedModel
 from .bound_reuse import BoundReuse
 from .decisions import Decisions
@@ -93,6 +94,11 @@ class ResidualCache(WrappedModel):
         if isinstance(held, nn.ModuleList | nn.Sequential):
             return tuple(f"{self.blocks}.{i}" for i in range(len(held)))
         return (self.blocks,)
+
+    @property
+    def own_memory(self) -> Remembers:
+        """Residuals of the rows."""
+        return Remembers.ROWS
 
     def wrap(self, bound: Bound) -> BoundResiduals:
         """See :meth:`WrappedModel.wrap`."""

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ... import kernels
 from ...errors import ArgumentError, NotFiniteError, ShapeError
 
 
@@ -63,7 +64,8 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
 
     .. math:: 2\,E|X - Y| - E|X - X'| - E|Y - Y'|
 
-    No parameter to choose, and only a first moment is needed. Memory O(1024 m), never O(n m).
+    No parameter to choose, and only a first moment is needed. Computed in float64, by
+    :func:`pushforward.kernels.energy_distance`.
 
     Args:
         x: Samples, [n, p], n >= 2.
@@ -76,10 +78,7 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
     Source:
         Szekely & Rizzo 2013, J. Stat. Plan. Inference 143(8).
     """
-    x, y = _pair(x, y, least=2)
-    n, m = len(x), len(y)
-    within = _total_distance(x, x) / (n * (n - 1)) + _total_distance(y, y) / (m * (m - 1))
-    return 2 * _total_distance(x, y) / (n * m) - within
+    return kernels.energy_distance(*_pair(x, y, least=2)).item()
 
 
 def energy_null_quantile(x: Tensor, y: Tensor, *, level: float = 0.95, repeats: int = 200, seed: int = 0) -> float:
@@ -234,17 +233,6 @@ def variance_ratio(real: Tensor, real_labels: Tensor, fake: Tensor, fake_labels:
         x, y = _pair(real[real_labels == c], fake[fake_labels == c], least=2)
         ratios.append((y.var(0).sum() / x.var(0).sum()).item())
     return ratios
-
-
-def _total_distance(x: Tensor, y: Tensor) -> float:
-    same = x is y
-    total = 0.0
-    for begin in range(0, len(x), 1024):
-        block = torch.cdist(x[begin : begin + 1024], y)
-        if same:  # the product form leaves about 1e-7 |x| where the distance of a point to itself is 0
-            block.diagonal(begin).zero_()
-        total += block.sum().item()
-    return total
 
 
 def _pair(x: Tensor, y: Tensor, *, least: int) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,6 @@ from .combined import Combined as Combined
 from .context import check_context as check_context
 from .context import take_rows as take_rows
 from .decoded import Decoded as Decoded
-from .decoded import LatentDecoder as LatentDecoder
 from .images import Ink as Ink
 from .images import Similarity as Similarity
 from .images import Slant as Slant

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ArgumentError, ShapeError
+from ..branch_weights import finite
 from .combined import Combined
 from .verifier import Verifier, check_reward, name_of, scores
 
@@ -47,7 +48,7 @@ class WeightedSum(Combined):
         if len(numbers) != len(parts):
             raise ShapeError("weights", got=f"{len(numbers)}", expected=f"{len(parts)}, one a reward")
         for weight in numbers:
-            finite("weights", weight)
+            finite(weight, "weights")
         object.__setattr__(self, "rewards", parts)
         object.__setattr__(self, "weights", numbers)
 
@@ -139,7 +140,7 @@ class Threshold(Combined):
 
     def __post_init__(self) -> None:
         check_reward(self.reward)
-        finite("minimum", self.minimum)
+        finite(self.minimum, "minimum")
 
     def __call__(self, x: Tensor, context: Any = None) -> Tensor:
         """0 or -inf, [B], float64."""
@@ -180,7 +181,7 @@ class StepCount(Combined):
         if not len(levels):
             raise ArgumentError("levels", got="none", expected="at least one")
         for level in levels:
-            finite("levels", level)
+            finite(level, "levels")
         if not (math.isfinite(width) and width >= 0):
             raise ArgumentError("width", got=width, expected="a finite number >= 0")
         object.__setattr__(self, "reward", reward)
@@ -276,7 +277,7 @@ class Scaled(Combined):
         if not (math.isfinite(self.scale) and self.scale > 0):
             hint = "Negated turns a reward round"
             raise ArgumentError("scale", got=self.scale, expected="a finite number > 0", hint=hint)
-        finite("offset", self.offset)
+        finite(self.offset, "offset")
 
     @classmethod
     def standardised(cls, reward: Verifier, values: Tensor) -> Scaled:
@@ -312,13 +313,3 @@ def several(rewards: Sequence[Verifier]) -> tuple[Verifier, ...]:
     for index, reward in enumerate(rewards):
         check_reward(reward, f"rewards[{index}]")
     return tuple(rewards)
-
-
-def finite(argument: str, value: float) -> None:
-    """Refuse NaN and infinities.
-
-    Raises:
-        ArgumentError: Names the argument.
-    """
-    if not math.isfinite(value):
-        raise ArgumentError(argument, got=value, expected="a finite number")

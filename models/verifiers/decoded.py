@@ -9,38 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from ...errors import ArgumentError, ShapeError
+from ..latents import LatentCodec
 from .describe import Described
 from .verifier import Verifier, as_rows, check_reward, is_differentiable, is_rowwise
-
-
-@dataclass(frozen=True, repr=False, eq=False)
-class LatentDecoder(Described):
-    r"""The decoder of a diffusers autoencoder as a function of scaled latents.
-
-    .. math:: x = \mathrm{decode}(z / s + b)
-
-    with s and b the ``scaling_factor`` and ``shift_factor`` of its configuration (1 and 0 where it has none).
-
-    Args:
-        vae: An object with ``decode(latents, return_dict=False)`` returning a tuple, and a ``config``.
-
-    Raises:
-        ArgumentError: It has no ``decode``.
-    """
-
-    vae: Any
-
-    def __post_init__(self) -> None:
-        if not callable(getattr(self.vae, "decode", None)):
-            raise ArgumentError("vae", got=type(self.vae).__name__, expected="an object with decode")
-
-    def __call__(self, latents: Tensor) -> Tensor:
-        """Pictures [B, C, H, W], for most autoencoders in [-1, 1], of latents [B, C', H', W']; in the vae's dtype."""
-        vae, config = self.vae, getattr(self.vae, "config", None)
-        scale = getattr(config, "scaling_factor", None) or 1.0
-        shift = getattr(config, "shift_factor", None) or 0.0
-        weight = next(vae.parameters(), latents) if hasattr(vae, "parameters") else latents
-        return vae.decode((latents / scale + shift).to(weight), return_dict=False)[0]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -76,8 +47,8 @@ class Decoded(Described):
 
     @classmethod
     def from_vae(cls, reward: Verifier, vae: Any) -> Decoded:
-        """For the latents of a diffusers pipeline, scaled as its network sees them."""
-        return cls(reward, LatentDecoder(vae))
+        """For the latents of a diffusers pipeline, as its network sees them: see :meth:`LatentCodec.from_vae`."""
+        return cls(reward, LatentCodec.from_vae(vae).decode)
 
     @property
     def differentiable(self) -> bool | None:

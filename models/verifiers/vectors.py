@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ArgumentError, ShapeError
-from .combinators import finite
+from ..branch_weights import finite
 from .describe import Described
 
 
@@ -82,7 +82,7 @@ class Linear(Described):
         if not numbers:
             raise ArgumentError("weights", got="none", expected="one a coordinate")
         for weight in numbers:
-            finite("weights", weight)
+            finite(weight, "weights")
         object.__setattr__(self, "weights", numbers)
         object.__setattr__(self, "row", torch.tensor(numbers, dtype=torch.float64))
 

@@ -8,21 +8,10 @@ from fractions import Fraction
 from itertools import chain
 
 from ...errors import TableauError
-from ..ode.tableau import Tree, rooted_trees
+from ..ode.tableau import Tree, numbers, rooted_trees
 
 Row = tuple[Fraction, ...]
 Rows = tuple[Row, ...]
-
-
-def numbers(text: str) -> Row:
-    """Fractions, decimals or whole numbers, separated by blanks, read exactly.
-
-    Example:
-        >>> numbers("1/3 -0.25 1e-2")
-        (Fraction(1, 3), Fraction(-1, 4), Fraction(1, 100))
-
-    """
-    return tuple(Fraction(item) for item in text.split())
 
 
 def rows(text: str) -> Rows:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from ...errors import ArgumentError
 from ...models import Interpolant
-from ..plan import Expression, StepBuilder
+from ..plan import Expression, StepBuilder, weighted
 
 Form = Literal["denoised", "noise"]
 
@@ -89,11 +89,6 @@ def check_form(form: str) -> None:
     """Refuse anything but the two estimates."""
     if form not in ("denoised", "noise"):
         raise ArgumentError("form", got=repr(form), expected="'denoised' or 'noise'")
-
-
-def weighted(weights: Iterable[float], values: Iterable[Expression]) -> Expression:
-    """``sum_j w_j m_j``."""
-    return sum((w * m for w, m in zip(weights, values, strict=True)), Expression({}))
 
 
 def estimate(s: StepBuilder, x: Expression, t: float, form: Form) -> Expression:

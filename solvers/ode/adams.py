@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import ArgumentError
-from ..plan import Expression, StepBuilder
+from ..plan import Expression, StepBuilder, weighted
 from ..solver import FixedGridSolver, register
-from .runge_kutta import RK4, Euler, Kutta3, runge_kutta_step, weighted
+from .runge_kutta import RK4, Euler, Kutta3, runge_kutta_step
 
 STARTERS = {2: Euler.tableau, 3: Kutta3.tableau, 4: RK4.tableau}
 SOURCE = "Hairer, Norsett & Wanner 1993, Solving Ordinary Differential Equations I, sections III.1 and III.5"

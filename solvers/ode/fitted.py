@@ -8,9 +8,8 @@ from typing import Literal
 
 from ...errors import ArgumentError, GridError
 from ...models import Interpolant, Linear
-from ..plan import Coefficient, Expression, StepBuilder
+from ..plan import Coefficient, Expression, StepBuilder, weighted
 from ..solver import FixedGridSolver
-from .runge_kutta import weighted
 
 Quantity = Literal["velocity", "denoised", "noise"]
 QUANTITIES: tuple[Quantity, ...] = ("velocity", "denoised", "noise")

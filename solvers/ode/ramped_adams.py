@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...errors import ArgumentError
-from ..plan import StepBuilder
+from ..plan import StepBuilder, weighted
 from ..solver import FixedGridSolver, register
 from .adams import SOURCE, AdamsBashforth, adams_weights
-from .runge_kutta import weighted
 
 
 @register("ab4_ramp", points=4)

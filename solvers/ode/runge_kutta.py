@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import ClassVar
 
-from ..plan import Channelwise, Expression, StepBuilder
+from ..plan import Expression, StepBuilder, weighted
 from ..solver import FixedGridSolver, register
 from .tableau import Tableau
-
-
-def weighted(weights: Iterable[Fraction | float | Channelwise], values: Iterable[Expression]) -> Expression:
-    """``sum_i weights[i] * values[i]``."""
-    numbers = [w if isinstance(w, Channelwise) else float(w) for w in weights]
-    return sum((w * v for w, v in zip(numbers, values, strict=True)), Expression({}))
 
 
 def runge_kutta_step(s: StepBuilder, tableau: Tableau) -> tuple[Expression, Expression]:

@@ -55,8 +55,13 @@ def forests(total: int, largest: int) -> Iterator[tuple[Tree, ...]]:
                     yield chosen + rest
 
 
-def row(text: str) -> tuple[Fraction, ...]:
-    """Fractions separated by blanks."""
+def numbers(text: str) -> tuple[Fraction, ...]:
+    """Fractions, decimals or whole numbers, separated by blanks, read exactly.
+
+    Example:
+        >>> numbers("1/3 -0.25 1e-2")
+        (Fraction(1, 3), Fraction(-1, 4), Fraction(1, 100))
+    """
     return tuple(Fraction(item) for item in text.split())
 
 
@@ -85,8 +90,8 @@ class Tableau:
     nodes: tuple[Fraction, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        rows = tuple(row(text) for text in self.a.split(";")) if self.a else ()
-        matrix, weights = ((), *rows), row(self.b)
+        rows = tuple(numbers(text) for text in self.a.split(";")) if self.a else ()
+        matrix, weights = ((), *rows), numbers(self.b)
         if [len(r) for r in matrix] != list(range(len(weights))):
             raise TableauError(
                 self.source,

@@ -6,7 +6,7 @@ from .channelwise import Channelwise, Coefficient
 from .conversion import convert
 from .cost import Cost
 from .cut import Start, cut, evaluation_at_start
-from .expression import Expression
+from .expression import Expression, weighted
 from .instructions import Boundary, Combine, Evaluate, Instruction, Register, Transform
 from .lowering import step_weights
 from .plan import Plan
@@ -32,4 +32,5 @@ __all__ = [
     "denoising_step",
     "evaluation_at_start",
     "step_weights",
+    "weighted",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 
 from ...errors import ArgumentError
 from ...kernels import Draw
@@ -135,3 +136,9 @@ def combine_of(outs: Iterable[Register], values: Iterable[Expression]) -> Combin
         draws,
         tuple(tuple(value.terms.get(draw, 0.0) for draw in draws) for value in values) if draws else (),
     )
+
+
+def weighted(weights: Iterable[Fraction | Coefficient], values: Iterable[Expression]) -> Expression:
+    """``sum_i weights[i] * values[i]``."""
+    numbers = [w if isinstance(w, Channelwise) else float(w) for w in weights]
+    return sum((w * v for w, v in zip(numbers, values, strict=True)), Expression({}))

@@ -12,7 +12,7 @@ from torch import Tensor
 from ... import kernels
 from ...errors import ArgumentError, DtypeError, ShapeError
 from ...models import BranchWeights, Interpolant, Model, interpolant
-from ...models.capabilities import check_source_is_noise
+from ...models.capabilities import check_rows_may_move, check_source_is_noise
 from ...models.guidance import as_guidance
 from ...models.verifiers import RankEnsemble, check_context, is_rowwise, name_of
 from ..grids import GridFunction
@@ -209,13 +209,8 @@ def make_task(
     check_starts_at_noise(lowered, "grid", "one that starts at noise")
     place = network_device(model) if device is None else torch.device(device)
     check_source_is_noise(model.prediction, "a search")
+    check_rows_may_move(model)
     network = model.bind(condition, null, guidance)
-    if network.stateful:
-        raise ArgumentError(
-            "model",
-            got=f"{type(model).__name__}, whose answers depend on earlier calls",
-            expected="one that answers each call for itself: particles change places, and calls are split",
-        )
     network.check_rows(sizes[0])
     if context is None and condition is not None:  # what has no batch is the network's alone
         context = {key: value for key, value in condition.items() if key not in model.shared}

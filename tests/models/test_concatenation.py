@@ -71,5 +71,9 @@ def test_channels_that_do_not_add_up_are_counted() -> None:
         model().evaluate(X, 0.5, {"known": KNOWN[:, :, :1]})
     with pytest.raises(ArgumentError, match=r"condition: got \[\], expected a tensor 'known' to append"):
         model().evaluate(X, 0.5)
+    open_state = adapt(network, call=ConcatCondition("known", None, 5))  # of the state's channels nobody has spoken
+    assert open_state.evaluate(X, 0.5, {"known": KNOWN})[0].shape == X.shape
+    with pytest.raises(ShapeError, match=r"got 4 \+ 4, expected 9 channels"):
+        open_state.evaluate(X, 0.5, {"known": KNOWN[:, :4]})
     with pytest.raises(ArgumentError, match="condition: got 0, expected at least one channel"):
         ConcatCondition("known", 4, 0)

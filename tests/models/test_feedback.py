@@ -9,6 +9,7 @@ import torch
 import pushforward as pf
 from pushforward.errors import ArgumentError, ShapeError, UnknownNameError
 from pushforward.models import Guidance, SelfConditioned, adapt, composed
+from pushforward.models.capabilities import Remembers
 
 GRID = [0.0, 0.2, 0.4, 0.6, 0.8]
 
@@ -172,8 +173,8 @@ def test_what_needs_an_ode_is_refused() -> None:
     ):
         with pytest.raises(ArgumentError, match="feeds back its own estimate"):
             attempt()
-    assert model.bind().stateful, "what searches refuse"
-    with pytest.raises(ArgumentError):
+    assert composed(adapt(lambda x, t: x), other=model).remembers is Remembers.FEEDBACK
+    with pytest.raises(ArgumentError, match="whose answers depend on earlier calls"):
         pf.search(model, lambda x: x[:, 0], 10, shape=(1, 1))
 
 
@@ -192,5 +193,5 @@ def test_bad_arguments_are_named() -> None:
     short = counted(kept=2)[1].bind()
     for t in (0.0, 0.2, 0.4, 0.6):
         short.evaluate(torch.zeros(1, 1), t)
-    with pytest.raises(ArgumentError, match="kept: got 2, expected as many estimates as a step has stages"):
+    with pytest.raises(ArgumentError, match="kept: got 2, expected as many values as a step has stages"):
         short.evaluate(torch.zeros(1, 1), 0.1)

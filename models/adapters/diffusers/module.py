@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ....errors import ArgumentError, UnknownNameError
 from ...adapter import Model, adapt
-from ...calls import Concatenated
 from ...clocks import IndexClock
+from ...concatenation import ConcatCondition
 from ...predictions import Prediction
 from .embedded import no_embedding
 from .families import FAMILIES
@@ -99,7 +99,7 @@ def from_diffusers(
     elif embedded_guidance is not None:
         raise no_embedding(embedded_guidance, name)
     if concatenated:
-        call = Concatenated(call, "concatenated", concatenated)
+        call = ConcatCondition("concatenated", channels, concatenated, call)
     model = adapt(
         module,
         prediction,

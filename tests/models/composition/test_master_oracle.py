@@ -121,11 +121,11 @@ def test_autoguidance_contracts_by_the_law_of_spreads(weight, path) -> None:
     expected = START * grown[0.5] ** weight * grown[0.7] ** (1 - weight)
     plan_ends = run_plain(composed(main, weak=weak), schedule)
     assert (plan_ends - expected).abs().max() < 1e-8
-    same = run_plain(composed(main, weak=main), schedule)
-    assert (same - run_plain(main, Guidance(1.0))).abs().max() < 1e-12
+    same = run_plain(composed(main, weak=main), schedule, steps=16)  # equal on any grid
+    assert (same - run_plain(main, Guidance(1.0), steps=16)).abs().max() < 1e-12
 
 
-def run_plain(model: Model, schedule: BranchWeights) -> torch.Tensor:
-    grid = tuple(FIRST + (LAST - FIRST) * k / STEPS for k in range(STEPS + 1))
+def run_plain(model: Model, schedule: BranchWeights, steps: int = STEPS) -> torch.Tensor:
+    grid = tuple(FIRST + (LAST - FIRST) * k / steps for k in range(steps + 1))
     plan = lowered_plan(solver("rk4"), grid, model.interpolant, model.prediction, schedule).optimise()
     return Executor(plan, START).run(model.bind(guidance=schedule).evaluate)

@@ -231,6 +231,7 @@ def test_gradient_guidance_refuses_in_words() -> None:
         ({"kind": "both"}, "kind: got 'both'"),
         ({"scale": math.inf}, "scale: got inf"),
         ({"observed": [1]}, "observed: got list"),
+        ({"path": Linear()}, "path: got .*what looks at clean estimates knows no path"),
     ):
         with pytest.raises(ArgumentError, match=message):
             run(lambda d, t: d.sum(1), **options)
@@ -299,6 +300,9 @@ def test_class_likelihoods_are_computed_wide() -> None:
     x = torch.tensor([[1.0, 0.0]] * 2)
     rows = timed(x, np.array([0.2, 0.8]), label=torch.tensor([0]))
     assert rows[0] < rows[1]
+    told = []
+    ClassLogLikelihood(lambda x, t: told.append(t) or x, timed=True)(x, np.array([0.2, 0.8]), label=torch.tensor([0]))
+    assert torch.equal(told[0], torch.tensor([0.2, 0.8]))
     with pytest.raises(ShapeError, match="logits"):
         ClassLogLikelihood(lambda x: x[:1])(x, 0.5, label=torch.tensor([0]))
 

@@ -32,6 +32,7 @@ from pushforward.models import (
     guided,
     residual,
 )
+from pushforward.models.capabilities import Remembers
 
 WEIGHT, T = 4.0, 0.4
 KINDS = ("velocity", "denoised", "noise", "v", "edm")
@@ -242,6 +243,30 @@ def test_momentum_of_rows_is_their_own() -> None:
     factors = torch.tensor([0.5, 0.75], dtype=torch.float64)[:, None, None]
     c, u = OUTPUTS["cond"][[2, 0]], OUTPUTS["null"][[2, 0]]
     assert (mixed - (c + (WEIGHT - 1) * factors * (c - u))).abs().max() < 1e-12
+
+
+def test_momentum_of_adaptive_rows_is_as_alone() -> None:
+    """The pair evaluates anew after accepted steps alone: those rows' updates are remembered with all the others'."""
+    sharp, broad = (GaussianOracle([0.0, 1.0], s).model() for s in (0.25, 0.49))
+    model = guided(composed(sharp, weak=broad), Guidance(2.0, against="weak"), APG(momentum=-0.5))
+    x = STATE[:, :, 0] * torch.tensor([[0.3], [1.0], [4.0]], dtype=torch.float64)
+    options = {"method": "heun21", "rtol": 1e-2, "atol": 1e-2}
+    together = pf.solve_ode(model, x, [0.05, 0.95], **options)
+    assert len(set(together.rejected.tolist())) > 1, "rows accept and reject at different times"
+    for row in range(3):
+        assert torch.equal(together.x[-1, row], pf.solve_ode(model, x[row : row + 1], [0.05, 0.95], **options).x[-1, 0])
+
+
+def test_searches_refuse_what_is_remembered_of_rows() -> None:
+    sharp, broad = (GaussianOracle([0.0, 1.0], s).model() for s in (0.25, 0.49))
+    both = composed(sharp, weak=broad)
+    plain = guided(both, Guidance(2.0, against="weak"), APG())
+    momentum = dataclasses.replace(plain, rule=APG(momentum=-0.5))
+    assert (plain.remembers, residual(sharp, 2.0, STATE).remembers) == (Remembers.NOTHING, Remembers.NOTHING)
+    for model in (momentum, residual(sharp, 2.0), composed(sharp, other=momentum), guided(momentum, 1.0)):
+        assert model.remembers is Remembers.ROWS
+        with pytest.raises(ArgumentError, match=r"model: got .*whose answers depend on earlier calls"):
+            pf.search(model, lambda x, context: x[:, 0], 10, shape=(1, 2))
 
 
 def test_runs_of_one_model_remember_nothing_of_each_other() -> None:

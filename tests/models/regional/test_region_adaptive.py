@@ -82,6 +82,11 @@ def test_dense_evaluations_are_those_of_the_model_bit_for_bit(model, branches):
             assert all(torch.equal(a, b) for a, b in pairs)
 
 
+def test_searches_refuse_what_is_remembered_of_rows(model: Model) -> None:
+    with pytest.raises(ArgumentError, match="RegionAdaptive, whose answers depend on earlier calls"):
+        pf.search(around(model), lambda x, context: x.flatten(1).sum(1), 20, shape=(3, 1, 28, 28), condition=LABEL)
+
+
 def test_ratio_one_samples_what_the_model_samples(model):
     fast, start = around(model, 1.0), normal(3, 1, 28, 28)
     for solver in ("euler", "heun", "ab2"):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import pushforward as pf
 from pushforward.errors import ArgumentError, ShapeError, UnknownNameError
 from pushforward.models import reuse
+from pushforward.models.capabilities import Remembers
 from pushforward.models.reuse import FASTER_DIFFUSION_KEYS, DeepCache, EncoderPropagation, FeatureCache, Schedule
 
 LABELS = {"label": torch.tensor([3, 5])}
@@ -181,7 +182,7 @@ def test_searches_refuse_what_remembers_rows() -> None:
     model = cached(reuse.Interval(2), run={"solver": "euler", "steps": 4})
     with pytest.raises(ArgumentError, match="whose answers depend on earlier calls"):
         pf.search(model, lambda x, context: x.flatten(1).sum(1), 20, shape=(1, 1, 28, 28), condition={"label": 3})
-    assert not digits().bind().stateful
+    assert (digits().remembers, model.remembers) == (Remembers.NOTHING, Remembers.ROWS)
 
 
 # --- diffusers ---------------------------------------------------------------------------------------------------

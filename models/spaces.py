@@ -1,4 +1,4 @@
-"""The quantity in which a rule of guidance acts, as two numbers for the network's input and its raw output."""
+"""Quantities of a network's input and raw output: two numbers each, for one time or for a time of each row."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ... import kernels
-from ..bound import Times
-from ..predictions import Prediction
+from .. import kernels
+from .bound import Times
+from .predictions import Prediction
 
 Scalar: TypeAlias = float | Tensor
 """One number for all rows, or float64 [B]."""
@@ -35,6 +35,19 @@ def in_space(prediction: Prediction, space: str, t: Times, device: torch.device)
         return affine.x / prediction.input_scale(t), affine.output
     state, output = prediction.columns(space, t)
     return on_device(state / prediction.input_scales(t), device), on_device(output, device)
+
+
+def read_as(prediction: Prediction, space: str, t: Times, x: Tensor, output: Tensor) -> Tensor:
+    """The quantity at the network's input and raw output, in the shape and dtype of ``x``; errors of :func:`in_space`.
+
+    Example:
+        >>> from pushforward.models import GaussianOracle
+        >>> oracle = GaussianOracle([0.7], [[0.09]])
+        >>> model, x = oracle.model("noise"), torch.tensor([[0.5]], dtype=torch.float64)
+        >>> torch.equal(read_as(model.prediction, "noise", 0.5, x, *model.evaluate(x, 0.5)), oracle.noise(x, 0.5))
+        True
+    """
+    return combined([x, output], [[*in_space(prediction, space, t, x.device)]])[0]
 
 
 def on_device(values: np.ndarray, device: torch.device) -> Tensor:
