@@ -56,12 +56,15 @@ def make_plan(
     if isinstance(chosen, FittedPlan):
         chosen.check_use(model, guidance)
     times = solvers.grid(own_grid(chosen, steps, grid, path), steps, path)
+    times, weights = times[::-1] if backward else times, as_guidance(guidance)
+    if weights is not None:
+        weights.check_acts(times, path)
     return compiled(
         chosen,
-        times[::-1] if backward else times,
+        times,
         path,
         model.prediction,
-        as_guidance(guidance),
+        weights,
         TRANSFORM if transform else None,
         last_step,
         observe,

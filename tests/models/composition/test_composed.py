@@ -109,6 +109,20 @@ def test_renoised_guidance_is_the_step_of_its_definition(path) -> None:
     assert cfgpp_weight(scale, math.inf) == scale
 
 
+def test_renoised_guidance_is_undone_from_data_to_noise() -> None:
+    """Where the noises do not depend on the state, the inversion of a run is its inverse; without scale it is DDIM."""
+    path, times, x = VPLinear(), [0.1, 0.35, 0.6, 0.9], torch.tensor([[0.4], [-0.7]], dtype=torch.float64)
+    fixed = adapt(lambda x, t, y: (y + t[:1, None] * 0).expand_as(x), "noise", path, null={"y": torch.tensor([[-0.3]])})
+    options = {"solver": "ddim", "grid": times, "condition": {"y": torch.tensor([[1.1]])}}
+    for scale in (0.6, -0.2):
+        ahead = pf.sample(fixed, x, guidance=RenoisedGuidance(scale), **options)
+        back = pf.sample(fixed, ahead, guidance=RenoisedGuidance(scale), backward=True, **options)
+        assert (back - x).abs().max() < 1e-12
+        assert (ahead - pf.sample(fixed, x, guidance=1.0, **options)).abs().max() > 0.1
+    none, null = (pf.sample(fixed, x, guidance=g, **options) for g in (RenoisedGuidance(0.0), 0.0))
+    assert (none - null).abs().max() < 1e-14
+
+
 def test_renoised_guidance_needs_a_solver_that_renoises() -> None:
     path, prediction = Linear(), GaussianOracle([0.0], [[1.0]]).model().prediction
     with pytest.raises(PlanError, match="renoises a clean estimate"):
