@@ -14,7 +14,7 @@ from torch import Tensor
 from . import solvers
 from .errors import ArgumentError, DtypeError, ShapeError
 from .models import BranchWeights, Interpolant, Model, Prediction, Source, interpolant
-from .models.capabilities import check_no_memory
+from .models.capabilities import check_no_memory, check_transform
 from .models.guidance import as_guidance
 from .solvers import Executor, FittedPlan, FixedGridSolver, Hook, Plan, bundled_fit
 from .solvers.executor import Check
@@ -163,6 +163,7 @@ def sample(
     """
     if backward:
         check_no_memory(model, "inversion")
+    check_transform(transform, model)
     plan = make_plan(
         model,
         solver=solver,

@@ -44,6 +44,9 @@ class GradientGuidance(GradientModel):
     Nothing is accumulated in parameters. Where autograd records the run, the
     correction is differentiated too. Exact likelihoods of the guided flow are no likelihoods of the target.
 
+    With ``normalised`` a sample's g, by its state or for "estimate" by its D, is divided by its Euclidean norm:
+    the scale is then the length of the move, whatever the classifier's confidence. It is no score of anything.
+
     Attributes:
         log_likelihood: Function of (point, t, **given) returning [B]: point is the state, or the clean estimate; t is a
             float, or a float64 array [B] on the host where rows have times of their own.
@@ -51,6 +54,7 @@ class GradientGuidance(GradientModel):
         kind: "state", "denoiser" or "estimate".
         observed: Further arguments of the function, tensors of batch B or 1, such as labels; searches reorder them with
             the samples.
+        normalised: Whether g has norm 1 in each sample, over all its elements.
 
     Raises:
         ArgumentError: An unknown kind, a scale that is not finite; when called, a log-likelihood that does not depend
@@ -76,6 +80,7 @@ class GradientGuidance(GradientModel):
     scale: float | Callable[[float], float] = dataclasses.field(default=1.0, kw_only=True)
     kind: str = dataclasses.field(default=DENOISER, kw_only=True)
     observed: Mapping[str, Any] | None = dataclasses.field(default=None, kw_only=True)
+    normalised: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if not callable(self.log_likelihood):
@@ -92,6 +97,11 @@ class GradientGuidance(GradientModel):
     def differentiates(self) -> str:
         """The kind."""
         return self.kind
+
+    @property
+    def of_unit_norm(self) -> bool:
+        """As ``normalised`` says."""
+        return self.normalised
 
     @property
     def given(self) -> Mapping[str, Any]:
