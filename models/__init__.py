@@ -80,6 +80,7 @@ else:
     from .kinds import VelocityPrediction as VelocityPrediction
     from .kinds import VPrediction as VPrediction
     from .latents import LatentCodec as LatentCodec
+    from .minority import MinorityEnergy as MinorityEnergy
     from .minority import MinorityGuided as MinorityGuided
     from .minority import minority_edges as minority_edges
     from .minority import minority_labels as minority_labels

@@ -1,5 +1,6 @@
 """Rare data: a score of how rare a sample is, and levels of rarity that a classifier can learn."""
 
+from .energy import MinorityEnergy as MinorityEnergy
 from .guided import MinorityGuided as MinorityGuided
 from .labels import minority_edges as minority_edges
 from .labels import minority_labels as minority_labels
