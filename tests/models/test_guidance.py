@@ -62,6 +62,8 @@ def test_an_interval_without_a_step_is_refused():
     with pytest.raises(ArgumentError, match=r"in noise_ratio, .* from 0.3333 to inf"):
         pf.make_plan(model, grid=[0.0, 0.5, 0.75, 1.0], guidance=Guidance(4.0, (0.001, 0.1), "noise_ratio"))
     assert pf.make_plan(model, grid=[0.0, 0.5, 1.0], guidance=Guidance(4.0, interval=(0.5, 0.7))).nfe == 4
+    plan = pf.make_plan(model, solver="euler", steps=10, guidance=Guidance(4.0, interval=(0.25, 0.75)))
+    assert plan.cost().forward_passes == 10 + 5, "a second row in the steps that begin inside"
 
 
 def test_a_weight_that_depends_on_time():

@@ -186,3 +186,15 @@ def test_a_share_of_the_steps_of_a_grid_is_a_bound_at_one_of_them() -> None:
     for share, name in ((0.0, "cond"), (1.0, "a")):
         weights = Stitch.shares({"a": share, "cond": 1 - share})
         assert {weights.active(t) for t in times} == {name}
+        small = adapt(lambda x, time, y: torch.sin(y * x))
+        options = {"solver": "euler", "steps": 5, "condition": y(1.0)}
+        stitched = pf.sample(composed(model(), a=small), X, guidance=weights, **options)
+        alone = pf.sample(model() if name == "cond" else small, X, **options)
+        assert torch.equal(stitched, alone), "bit for bit the one network"
+
+
+def test_directions_cost_a_row_each_and_share_the_null_one() -> None:
+    edited = model(smile=y(1.0), age=y(0.5))
+    for base, rows in ((0.0, 3), (1.0, 4), (3.0, 4)):
+        guidance = Directions({"smile": 2.0, "age": -0.5}, base=base)
+        assert pf.make_plan(edited, solver="euler", steps=4, guidance=guidance).cost().forward_passes == 4 * rows
