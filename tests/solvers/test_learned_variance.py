@@ -13,6 +13,7 @@ import pushforward as pf
 from pushforward.errors import ArgumentError, PlanError
 from pushforward.kernels import PURPOSE_DIFFUSION, Draw, normal
 from pushforward.models import Guidance, MixtureOracle, adapt, guided
+from pushforward.solvers.particles.transitions import Transitions
 from pushforward.solvers.plan import Plan, chain
 
 ORACLE = MixtureOracle([0.4, 0.6], [[-1.0, 0.5], [1.0, 0.0]], 0.25, "vp")
@@ -97,9 +98,14 @@ def test_what_has_no_variance_says_so() -> None:
             run(model)
     with pytest.raises(PlanError, match=r"grid: got a step from t = 0.7 to 0.3, expected times from noise to data"):
         pf.sample(MODEL, START, solver=LEARNED, grid=GRID[:-1], backward=True)
-    with pytest.raises(PlanError, match=re.escape("which asks for a variance, expected a variance known beforehand")):
-        pf.make_plan(MODEL, solver=LEARNED, grid=GRID).check_plain("a search")
+    plan = pf.solvers.plan(LEARNED, GRID, ORACLE.interpolant).lower(MODEL.prediction)
+    with pytest.raises(
+        PlanError, match="which asks for a variance, expected a variance known beforehand, for a search"
+    ):
+        pf.search(MODEL, lambda x, context: x.sum(1), 20, shape=(1, 2), solver=LEARNED, grid=GRID)
+    with pytest.raises(PlanError, match="a variance known beforehand, for particles"):
+        Transitions.of(plan, MODEL.prediction)
     with pytest.raises(PlanError, match=r"scaled_normal.*Use a variance known beforehand"):
-        chain(pf.solvers.plan(LEARNED, GRID, ORACLE.interpolant).lower(MODEL.prediction))
+        chain(plan)
     with pytest.raises(ArgumentError, match="variance: got 'big', expected 'fixed_small', 'fixed_large' or 'learned'"):
         pf.solver("ddpm", variance="big")
