@@ -78,7 +78,7 @@ def from_diffusers(
     """
     latent = False
     if hasattr(module, "components") and hasattr(module, "scheduler"):
-        latent = any(module.components.get(name) is not None for name in AUTOENCODERS)
+        latent = has_autoencoder(module)
         module, scheduler_config = parts_of(module, scheduler_config)
     name = type(module).__name__
     config = getattr(module, "config", None)
@@ -121,6 +121,11 @@ def from_diffusers(
         autocast=autocast,
     )
     return dataclasses.replace(model, null_hint=hint)
+
+
+def has_autoencoder(pipeline: Any) -> bool:
+    """Whether what the pipeline's network makes is decoded afterwards."""
+    return any(pipeline.components.get(name) is not None for name in AUTOENCODERS)
 
 
 def parts_of(pipeline: Any, scheduler: Any) -> tuple[Any, Any]:
