@@ -81,6 +81,7 @@ else:
     from .kinds import VPrediction as VPrediction
     from .latents import LatentCodec as LatentCodec
     from .minority import LevelLogLikelihood as LevelLogLikelihood
+    from .minority import MinorityEnergy as MinorityEnergy
     from .minority import minority_edges as minority_edges
     from .minority import minority_guided as minority_guided
     from .minority import minority_labels as minority_labels

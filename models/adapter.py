@@ -40,10 +40,11 @@ class Model:
             their own.
         call: ``call(network, x, time, condition) -> Tensor``.
         shared: Keys of the condition whose tensors have no batch dimension.
-        split_variance: The network returns 2C channels, of which the second half is a variance: keep the first.
+        split_variance: The network returns 2C channels: a prediction, and a variance for solvers that ask for one.
         sequential: Run the branches of a guided step one after another: half the memory, more calls.
         channels: Size of dimension 1 of the states, if known.
         defaults: What the condition of every run starts from, key by key, in all its branches.
+        latent: Whether the states are known to be latents of an autoencoder, which have no range to be kept in.
         output_hint: What to try if outputs have another shape than the state.
         null_hint: What to say where guidance lacks a null condition, if there is more to say.
     """
@@ -63,6 +64,7 @@ class Model:
     output_hint: str | None = field(default=None, repr=False)
     branches: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     null_hint: str | None = field(default=None, repr=False)
+    latent: bool = False
 
     @property
     def interpolant(self) -> Interpolant:
@@ -173,6 +175,7 @@ def adapt(
     sequential: bool = False,
     channels: int | None = None,
     defaults: Mapping[str, Any] | None = None,
+    latent: bool = False,
     autocast: torch.dtype | None = None,
     check: Tensor | None = None,
     **options: Any,
@@ -194,10 +197,12 @@ def adapt(
         call: "x_t" for ``network(x, time, **condition)``, "t_x" for ``network(time, x, **condition)``, "x" for
             ``network(x, **condition)``, or a function of (network, x, time, condition) returning the output tensor.
         shared: Keys of the condition whose tensors have no batch dimension (position ids).
-        split_variance: The network returns twice the channels; the second half is dropped.
+        split_variance: The network returns twice the channels; the second half is dropped, but by
+            ``pf.solver("ddpm", variance="learned")``.
         sequential: Run guided branches one after another.
         channels: Size of dimension 1 of the states, to check them.
         defaults: What the condition of every run starts from, key by key.
+        latent: Whether the states are latents of an autoencoder; what is for pixels then refuses.
         autocast: Run the network, and nothing else, under torch.autocast with this dtype; outputs come back in the
             dtype of the states. None leaves whatever context there is.
         check: Clean samples [N, *D] to try the network on: :func:`validate` raises if it does not explain them as
@@ -243,6 +248,7 @@ def adapt(
         channels=channels,
         defaults=defaults,
         output_hint=hint,
+        latent=latent,
     )
     if check is not None:
         from .probing import validate

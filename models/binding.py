@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import ArgumentError, ShapeError
-from .bound import Bound, Branches, Index, Times, no_token_times
-from .guidance import UNCONDITIONAL
+from .bound import Bound, Branches, Index, Times, no_token_times, no_variance
+from .guidance import CONDITIONAL, UNCONDITIONAL
 from .trees import root, stack_rows, stackable, tree_map
 
 if TYPE_CHECKING:
@@ -96,6 +96,18 @@ class BoundModel(Bound):
 
     def answer(self, x: Tensor, t: Times, branches: Branches) -> tuple[Tensor, ...]:
         """One output a branch: rows of one call where the conditions allow it."""
+        return self._means(self._outputs(x, t, branches), x)
+
+    def answer_variance(self, x: Tensor, t: Times, branches: Branches) -> tuple[Tensor, ...]:
+        """As :meth:`answer`, and the other half of the output: of the conditional branch where that is asked."""
+        if not self.model.split_variance:
+            raise no_variance("a network of one output")
+        outputs = self._outputs(x, t, branches)
+        of = outputs[branches.index(CONDITIONAL) if CONDITIONAL in branches else 0]
+        return (*self._means(outputs, x), of.narrow(1, x.shape[1], x.shape[1]))
+
+    def _outputs(self, x: Tensor, t: Times, branches: Branches) -> tuple[Tensor, ...]:
+        """What the network returns for each branch, a variance included."""
         rows = x.shape[0]
         if len(branches) == 1:
             return (self._call(x, t, self._condition(branches, rows, x.device)),)
@@ -119,11 +131,10 @@ class BoundModel(Bound):
             joint = self._condition(branches, rows, x.device)
             if joint is not None:
                 stacked = {key: torch.cat(values) for key, values in cast.items()}
-                return self._joint(x, t, branches, {**joint, **stacked})
-        return tuple(
-            self._call(x, t, {**(self._condition((b,), rows, x.device) or {}), **{key: cast[key][i] for key in cast}})
-            for i, b in enumerate(branches)
-        )
+                return self._means(self._joint(x, t, branches, {**joint, **stacked}), x)
+        own = [self._condition((branch,), rows, x.device) or {} for branch in branches]
+        given = [{**condition, **{key: cast[key][i] for key in cast}} for i, condition in enumerate(own)]
+        return self._means(tuple(self._call(x, t, condition) for condition in given), x)
 
     def answer_tokens(self, x: Tensor, t: NDArray[np.float64], branches: Branches) -> tuple[Tensor, ...]:
         """As :meth:`answer`, at times [B, N]."""
@@ -161,14 +172,16 @@ class BoundModel(Bound):
         if not isinstance(output, Tensor):
             hint = "Pass call=, a function of (network, x, time, condition) that returns the tensor"
             raise ArgumentError("network output", got=type(output).__name__, expected="a tensor", hint=hint)
-        if model.split_variance:
-            output = self._mean(output, x)
         return output if model.dtype is None else output.to(x.dtype)
 
     def _cast(self, value: Tensor) -> Tensor:
         """To the network's dtype, as conditions are."""
         dtype = self.model.dtype if value.is_floating_point() else None
         return value if dtype is None else value.to(dtype)
+
+    def _means(self, outputs: tuple[Tensor, ...], x: Tensor) -> tuple[Tensor, ...]:
+        """The outputs without a variance."""
+        return tuple(self._mean(output, x) for output in outputs) if self.model.split_variance else outputs
 
     def _mean(self, output: Tensor, x: Tensor) -> Tensor:
         """The first C of 2C channels."""

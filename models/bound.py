@@ -16,6 +16,9 @@ from .row_times import RowTimes, TokenTimes, row_times, token_times
 if TYPE_CHECKING:
     from .adapter import Model
 
+VARIANCE = "variance"
+"""Asked for after the branches, it is answered with what the network says of the variance beside its prediction."""
+
 Branches = tuple[str, ...]
 Index: TypeAlias = Tensor | NDArray[np.int64] | Sequence[int]
 Times: TypeAlias = float | NDArray[np.float64]
@@ -89,17 +92,23 @@ class Bound(ABC):
         Args:
             x: The network's input, already scaled, shape [B, *D]. Not written to.
             t: Solver time in [0, 1].
-            branches: Names of guidance branches: "cond", "null", and those that the model was given.
+            branches: Names of guidance branches: "cond", "null", and those that the model was given; last, if at all,
+                "variance", for the half of a ``split_variance`` network's output that is otherwise dropped.
             base: An earlier velocity, shape of x, whose change the branches "refiner" and "refiner.null" say.
 
         Returns:
             One tensor a branch; parts of one output where several were rows of one call.
 
         Raises:
-            ArgumentError: A branch that has no condition; a time that the network's dtype cannot hold.
+            ArgumentError: A branch that has no condition; a time that the network's dtype cannot hold; a variance of
+                what has none.
             ShapeError: A condition whose batch is neither 1 nor that of x; names it.
         """
-        return self.answer(x, t, branches) if base is None else self.refine(x, t, branches, base)
+        if base is not None:
+            return self.refine(x, t, branches, base)
+        if branches[-1:] == (VARIANCE,):
+            return self.answer_variance(x, t, branches[:-1])
+        return self.answer(x, t, branches)
 
     def evaluate_rows(self, x: Tensor, times: RowTimes, branches: Branches = ("cond",)) -> tuple[Tensor, ...]:
         """As :meth:`evaluate`, for rows with times of their own: one call, and the network is told [B] times.
@@ -136,10 +145,25 @@ class Bound(ABC):
             return self.answer(x, float(told[0, 0]), branches)
         return self.answer_tokens(x, told, branches)
 
+    def answer_variance(self, x: Tensor, t: Times, branches: Branches) -> tuple[Tensor, ...]:
+        """One raw output for each branch, and a variance; only bound networks have it, as a wrapper would change it."""
+        del x, t, branches
+        raise no_variance(type(self.model).__name__)
+
     def answer_tokens(self, x: Tensor, t: NDArray[np.float64], branches: Branches) -> tuple[Tensor, ...]:
         """One raw output for each branch at times [B, N]; only bound networks have it."""
         del x, t, branches
         raise no_token_times(type(self.model).__name__)
+
+
+def no_variance(what: str) -> ArgumentError:
+    """The error of what says nothing of the variance."""
+    return ArgumentError(
+        "variance",
+        got=f"a solver that asks {what} for it",
+        expected="a network that returns 2C channels, adapted with split_variance=True, and nothing around it",
+        hint="Use one of the fixed variances: pf.solver('ddpm', variance='fixed_small')",
+    )
 
 
 def no_token_times(what: str) -> ArgumentError:

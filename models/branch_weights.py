@@ -69,6 +69,14 @@ class BranchWeights(ABC):
         del interpolant
         return ()
 
+    def check_acts(self, times: tuple[float, ...], interpolant: Interpolant) -> None:
+        """Refuse a whole run over a grid on which the weights never do what they are there for.
+
+        Raises:
+            ArgumentError: An interval that contains the start of no step.
+        """
+        del times, interpolant
+
     def restart_steps(self, times: tuple[float, ...], interpolant: Interpolant) -> tuple[int, ...]:
         """Steps of a grid that begin after a jump, and so with no memory of earlier ones."""
         if not self.restarts:

@@ -53,6 +53,17 @@ def check_no_memory(model: object, wanted: str) -> None:
         raise ArgumentError(wanted, got=because, expected="a model without memory: it is not defined for this one")
 
 
+def check_transform(transform: object, model: object) -> None:
+    """Ask a transform whether it is one for this model, if it has an opinion: a method ``check_model(model)``.
+
+    Raises:
+        ArgumentError: It is not; says why.
+    """
+    opinion = getattr(transform, "check_model", None)
+    if opinion is not None:
+        opinion(model)
+
+
 def check_source_is_noise(prediction: object, wanted: str) -> None:
     """Refuse a flow that starts from data, where Gaussian noise is needed.
 

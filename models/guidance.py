@@ -117,6 +117,17 @@ class Guidance(BranchWeights):
         """Times inside (0, 1) at which the interval starts or ends: put grid nodes there to keep a solver's order."""
         return () if self.window is None else self.window.breakpoints(interpolant)
 
+    def check_acts(self, times: tuple[float, ...], interpolant: Interpolant) -> None:
+        """See :meth:`BranchWeights.check_acts`."""
+        window = self.window
+        if window is None or any(window.contains(t, interpolant) for t in times[:-1]):
+            return
+        ends = (times[0], times[-2]) if self.in_ == "t" else (interpolant.noise_ratio(t) for t in (times[0], times[-2]))
+        low, high = sorted(ends)
+        got, hint = f"{self.interval} in {self.in_}", "Guidance would never act"
+        expected = f"an interval with the start of a step: on this grid they lie from {low:.4g} to {high:.4g}"
+        raise ArgumentError("guidance interval", got=got, expected=expected, hint=hint)
+
     def to_config(self) -> dict[str, Any]:
         """Fields, ready for JSON; :meth:`from_config` is the inverse.
 

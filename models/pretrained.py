@@ -8,7 +8,7 @@ from ..errors import ArgumentError
 from . import bundled
 from .adapter import Model, adapt
 from .latents import LatentCodec
-from .nets import DigitAutoencoder, DigitDiT
+from .nets import DigitAutoencoder, DigitDiT, LatentUNet
 
 
 def load(name: str = "digits28-base", device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Model:
@@ -38,7 +38,16 @@ def load(name: str = "digits28-base", device: str | torch.device = "cpu", dtype:
     null = {"label": torch.tensor([card["null_id"]], device=device)}
     time_shape = "token" if isinstance(network, DigitDiT) else "batch"
     channels = card["shape"][0]
-    return adapt(network, "velocity", "linear", null=null, dtype=dtype, channels=channels, time_shape=time_shape)
+    return adapt(
+        network,
+        "velocity",
+        "linear",
+        null=null,
+        dtype=dtype,
+        channels=channels,
+        time_shape=time_shape,
+        latent=isinstance(network, LatentUNet),
+    )
 
 
 def latent_codec(

@@ -14,7 +14,7 @@ from torch import Tensor
 from . import solvers
 from .errors import ArgumentError, DtypeError, ShapeError
 from .models import BranchWeights, Interpolant, Model, Prediction, Source, interpolant
-from .models.capabilities import check_no_memory
+from .models.capabilities import check_no_memory, check_transform
 from .models.guidance import as_guidance
 from .solvers import Executor, FittedPlan, FixedGridSolver, Hook, Plan, bundled_fit
 from .solvers.executor import Check
@@ -56,12 +56,15 @@ def make_plan(
     if isinstance(chosen, FittedPlan):
         chosen.check_use(model, guidance)
     times = solvers.grid(own_grid(chosen, steps, grid, path), steps, path)
+    times, weights = times[::-1] if backward else times, as_guidance(guidance)
+    if weights is not None:
+        weights.check_acts(times, path)
     return compiled(
         chosen,
-        times[::-1] if backward else times,
+        times,
         path,
         model.prediction,
-        as_guidance(guidance),
+        weights,
         TRANSFORM if transform else None,
         last_step,
         observe,
@@ -160,6 +163,7 @@ def sample(
     """
     if backward:
         check_no_memory(model, "inversion")
+    check_transform(transform, model)
     plan = make_plan(
         model,
         solver=solver,

@@ -336,9 +336,12 @@ class Executor:
             raise not_finite(self, combine)
 
     def transform(self, instruction: Transform) -> None:
-        """Call the user's function."""
+        """Call the user's function, or the one that draws noise."""
         source = self.values[instruction.input]
-        out = self.transforms[instruction.name](source, instruction.time)
+        if instruction.draw is None:
+            out = self.transforms[instruction.name](source, instruction.time)
+        else:
+            out = scaled_normal(source, instruction.draw, self.seed, self.samples)
         if not self.fits(out):
             place = f"transform {instruction.name!r} at step {instruction.step}, t = {instruction.time:.4g}"
             raise mismatch(place, out, self)
@@ -404,9 +407,19 @@ def check_run(
             expected="a plan optimised with replace=True",
             hint="A hook that only looks declares replaces_state = False.",
         )
-    missing = {i.name for i in plan.instructions if isinstance(i, Transform)} - transforms.keys()
+    asked = {i.name for i in plan.instructions if isinstance(i, Transform) and i.draw is None}
+    missing = asked - transforms.keys()
     if missing:
         raise ArgumentError("transforms", got=sorted(transforms), expected=f"functions for {sorted(missing)}")
+
+
+def scaled_normal(log_scale: Tensor, draw: kernels.Draw, seed: int, samples: Tensor | None) -> Tensor:
+    """Normal noise of the draw times ``exp(log_scale)``, computed in float32 or better."""
+    wide = torch.promote_types(log_scale.dtype, torch.float32)
+    z = kernels.normal(
+        tuple(log_scale.shape), seed=seed, draw=draw, samples=samples, dtype=wide, device=log_scale.device
+    )
+    return (log_scale.to(wide).exp() * z).to(log_scale.dtype)
 
 
 def is_dense(x: Tensor) -> bool:

@@ -24,4 +24,5 @@ def from_lfm(network: Callable[..., Any], *, null: Mapping[str, Any] | None = No
         Dao et al. 2023, Flow Matching in Latent Space.
     """
     null = dropped_label(network) if null is None else null
+    options = {"latent": True} | options
     return adapt(network, "velocity", "linear", time="1-t", sign=-1, call="t_x", null=null, **options)

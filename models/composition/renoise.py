@@ -19,8 +19,9 @@ class RenoisedGuidance(BranchWeights):
 
     It equals a DDIM step with the weight :math:`w = \lambda / (1 - e^{-h})`, h the step in half log-SNR, so it is a
     weight that depends on the step: results do not converge as steps are added at fixed :math:`\lambda`, since w grows
-    like :math:`\lambda / h`. At the last step w is :math:`\lambda`. Integrating from data to noise takes the same
-    formula with the predictions at the known end.
+    like :math:`\lambda / h`. At the last step w is :math:`\lambda`. From data to noise the step is that one undone,
+    :math:`x = \alpha D_{null} + \sigma n_\lambda` with the predictions at the known end: it has the same weight, h
+    being the length of the step.
 
     Args:
         scale: :math:`\lambda`, usually in [0, 1]; 0.6 does about what a weight of 7.5 does.
@@ -59,7 +60,8 @@ class RenoisedGuidance(BranchWeights):
 
     def step_weights(self, t: float, t_next: float, interpolant: Interpolant) -> dict[str, float]:
         """The weights for the step from ``t`` to ``t_next``."""
-        weight = cfgpp_weight(self.scale, interpolant.half_log_snr(t_next) - interpolant.half_log_snr(t))
+        h = abs(interpolant.half_log_snr(t_next) - interpolant.half_log_snr(t))
+        weight = cfgpp_weight(self.scale, h)
         return {name: w for name, w in ((CONDITIONAL, weight), (UNCONDITIONAL, 1.0 - weight)) if w != 0}
 
     def to_config(self) -> dict[str, Any]:

@@ -48,6 +48,9 @@ class GradientGuidance(GradientModel):
     Nothing is accumulated in parameters. Where autograd records the run, the
     correction is differentiated too. Exact likelihoods of the guided flow are no likelihoods of the target.
 
+    With ``normalised`` a sample's g, by its state or for "estimate" by its D, is divided by its Euclidean norm:
+    the scale is then the length of the move, whatever the classifier's confidence. It is no score of anything.
+
     Attributes:
         log_likelihood: Function of (point, t, **given) returning [B]: point is the state, or the clean estimate; t is a
             float, or a float64 array [B] on the host where rows have times of their own.
@@ -60,6 +63,7 @@ class GradientGuidance(GradientModel):
             not, and are multiplied by sigma / alpha.
         path: Of the states that a log-likelihood of kind "state" knows; by default the model's, and kept where the
             model is put on another.
+        normalised: Whether g has norm 1 in each sample, over all its elements.
 
     Raises:
         ArgumentError: An unknown kind, a scale that is not finite, a path for another kind; when called, a
@@ -88,6 +92,7 @@ class GradientGuidance(GradientModel):
     conditioned: bool = dataclasses.field(default=False, kw_only=True)
     window: Window | None = dataclasses.field(default=None, kw_only=True)
     path: Interpolant | None = dataclasses.field(default=None, kw_only=True)
+    normalised: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if not callable(self.log_likelihood):
@@ -109,6 +114,11 @@ class GradientGuidance(GradientModel):
     def differentiates(self) -> str:
         """The kind."""
         return self.kind
+
+    @property
+    def of_unit_norm(self) -> bool:
+        """As ``normalised`` says."""
+        return self.normalised
 
     @property
     def given(self) -> Mapping[str, Any]:

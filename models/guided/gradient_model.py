@@ -38,6 +38,11 @@ class GradientModel(WrappedModel):
         """By what: "state", "denoiser" (the state, through the network) or "estimate" (the clean estimate)."""
 
     @property
+    def of_unit_norm(self) -> bool:
+        """Whether a sample's gradient by its state, or by its estimate, is divided by its own norm."""
+        return False
+
+    @property
     @abstractmethod
     def given(self) -> Mapping[str, Any]:
         """What the objective is given besides the point and the time: tensors of batch B or 1, or trees of them."""
@@ -184,7 +189,7 @@ class BoundGradient(BoundWrapped):
             error = NotFiniteError("gradient", got=f"NaN or infinity in {share:.0%} of the samples at t = {time:.4g}")
             error.t = time
             raise error
-        return found
+        return unit(found) if self.steered.of_unit_norm else found
 
     # --- conversions ---------------------------------------------------------------------------------------------
 
@@ -202,8 +207,8 @@ class BoundGradient(BoundWrapped):
         return prediction.input_scales(t) if isinstance(t, np.ndarray) else prediction.input_scale(t)
 
     def _per_state(self, factor: Factor, t: Times) -> Factor:
-        """For a gradient by the network's input, which is a multiple of the state."""
-        return factor * self._input_scale(t)
+        """For a gradient by the network's input, which is a multiple of the state; its direction is the state's."""
+        return factor if self.steered.of_unit_norm else factor * self._input_scale(t)
 
 
 @contextmanager
@@ -218,6 +223,14 @@ def point_of(x: Tensor, recorded: bool) -> Tensor:
     if recorded and x.requires_grad:
         return x
     return (x.clone() if x.is_inference() else x.detach()).requires_grad_()
+
+
+def unit(gradient: Tensor) -> Tensor:
+    """Each sample's gradient over its Euclidean norm, taken in float32 or better; one that is zero stays zero."""
+    wide = torch.promote_types(gradient.dtype, torch.float32)
+    norm = torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=wide)
+    norm = torch.where(norm > 0, norm, 1.0).reshape(-1, *[1] * (gradient.ndim - 1))
+    return (gradient / norm).to(gradient.dtype)
 
 
 def multiplied(x: Tensor, factor: Factor) -> Tensor:

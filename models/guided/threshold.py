@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ... import kernels
 from ...errors import ArgumentError
+from ..adapter import Model
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,10 @@ class DynamicThreshold:
         floor: Half-width of the data's range: samples within it stay as they are.
         cap: Largest S; ``cap=floor`` clamps to the range (what diffusers' ``sample_max_value = 1`` does). None: no
             limit, as in the paper.
+        force: Threshold also where the model says that its states are latents.
 
     Raises:
-        ArgumentError: A number outside its range.
+        ArgumentError: A number outside its range; when a run begins, a model of latents.
 
     Source:
         Saharia et al. 2022, Photorealistic text-to-image diffusion models (Imagen), section 2.3.
@@ -44,6 +46,7 @@ class DynamicThreshold:
     ratio: float = 0.995
     floor: float = 1.0
     cap: float | None = None
+    force: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.ratio <= 1:
@@ -52,6 +55,17 @@ class DynamicThreshold:
             raise ArgumentError("floor", got=self.floor, expected="the half-width of the data's range, above 0")
         if self.cap is not None and not self.cap >= self.floor:
             raise ArgumentError("cap", got=self.cap, expected=f"at least floor = {self.floor}, or None")
+
+    def check_model(self, model: Model) -> None:
+        """Refuse a model whose clean estimates have no range; runs ask this of their transform.
+
+        Raises:
+            ArgumentError: Its states are latents, and nobody insisted.
+        """
+        if model.latent and not self.force:
+            hint = "Or DynamicThreshold(..., force=True), with a floor that is the half-width of these latents' range"
+            expected = "one of pixels: latents have no range to be kept in"
+            raise ArgumentError("transform", got="a dynamic threshold of latents", expected=expected, hint=hint)
 
     def __call__(self, denoised: Tensor, t: float) -> Tensor:
         """The thresholded estimate, shape and dtype of ``denoised``."""

@@ -220,7 +220,7 @@ class Steps:
             raise GridError("sigmas", got=max(levels), expected="levels in [0, 1], for path='linear'")
         self.times = tuple(1 - s if linear else interpolant.time_at_noise_ratio(s) for s in levels)
         self.plan, self.draws = written(solver, self.times, self.read, last_step, outside)
-        self.plan.check_unrefined("k-diffusion")
+        self.plan.check_plain("k-diffusion")
 
     def network_levels(self, x: Tensor) -> Tensor:
         """What the network is told at each evaluation, [evaluations, B]; the given levels where it is asked at one."""

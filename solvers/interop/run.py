@@ -88,7 +88,7 @@ class Program:
         Raises:
             PlanError: It asks a refiner.
         """
-        plan.check_unrefined("a pipeline")
+        plan.check_plain("a pipeline")
         parts: list[list[Operation]] = [[]]
         heads: list[tuple[Register | None, Register, Register]] = []
         for instruction, dying in zip(plan.instructions, plan.dying, strict=True):

@@ -172,6 +172,7 @@ class Transitions(Sequence[Transition]):
         Raises:
             PlanError: The plan is not of that kind: multistep methods remember.
         """
+        plan.check_plain("particles")
         return cls(plan.solver, tuple(transition(part, prediction, guidance) for part in cut(plan)))
 
     def __getitem__(self, index):  # Sequence's two overloads

@@ -9,8 +9,9 @@ from ...errors import PlanError, SingularTimeError
 from ...kernels import PURPOSE_DIFFUSION, Draw
 from ...models import Interpolant, Prediction
 from ...models import prediction as make_prediction
+from ...models.bound import VARIANCE
 from .expression import Expression, combine_of
-from .instructions import Boundary, Evaluate, Instruction, Register, Transform
+from .instructions import SCALED_NORMAL, Boundary, Evaluate, Instruction, Register, Transform
 
 
 @dataclass
@@ -22,6 +23,7 @@ class Evaluation:
     position: int
     base: Register | None = None
     outs: dict[str, Register] = field(default_factory=dict)
+    transformed: Register | None = None
 
 
 class StepBuilder:
@@ -151,6 +153,13 @@ class StepBuilder:
         """``s(x, t) = -n(x, t) / sigma(t)``."""
         return self._quantity("score", x, t)
 
+    def variance(self, x: Expression, t: float) -> Expression:
+        """What the network says of the variance beside its prediction at (x, t): the half that other solvers drop.
+
+        Networks without one, and models around models, refuse when they are called.
+        """
+        return Expression.register(self._output(VARIANCE, self._evaluation(x, t)))
+
     def evaluable(self, quantity: str, t: float) -> bool:
         """Whether the network determines the quantity at ``t``; false at a singular end."""
         try:
@@ -203,12 +212,12 @@ class StepBuilder:
         return evaluation.outs[quantity]
 
     def _transformed(self, evaluation: Evaluation) -> Register:
-        if "transformed" not in evaluation.outs:
+        if evaluation.transformed is None:
             source, out = self._output("denoised", evaluation), self._new()
             assert self.transform is not None
             self.instructions.append(Transform(out, source, self.transform, evaluation.time, self.step))
-            evaluation.outs["transformed"] = out
-        return evaluation.outs["transformed"]
+            evaluation.transformed = out
+        return evaluation.transformed
 
     # --- names, noise, memory, the end of the step -------------------------------------------------------------
 
@@ -219,9 +228,17 @@ class StepBuilder:
 
     def normal(self) -> Expression:
         """Fresh standard normal noise; the same expression used twice is the same noise."""
-        draw = Draw(PURPOSE_DIFFUSION, self.step, self._stage)
+        return Expression({self._draw(): 1.0})
+
+    def scaled_normal(self, log_scale: Expression) -> Expression:
+        """Fresh normal noise times ``exp(log_scale)``, element by element."""
+        source, out = self._materialise(log_scale), self._new()
+        self.instructions.append(Transform(out, source, SCALED_NORMAL, self.t, self.step, self._draw()))
+        return Expression.register(out)
+
+    def _draw(self) -> Draw:
         self._stage += 1
-        return Expression({draw: 1.0})
+        return Draw(PURPOSE_DIFFUSION, self.step, self._stage - 1)
 
     def history(self, k: int, item: int = 0) -> Expression:
         """What the step ``k`` steps ago passed to ``advance(remember=...)``; ``k = 1`` is the last one.

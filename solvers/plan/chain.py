@@ -88,7 +88,7 @@ def chain(plan: Plan) -> tuple[Link, ...]:
                 links.append(link(*pending, value, states, outputs))
                 states[instruction.state], pending = len(links), None
             case Transform():
-                hint = "Sample without transform="
+                hint = "Sample without transform=" if instruction.draw is None else "Use a variance known beforehand"
                 raise PlanError("plan", got=f"the transform {instruction.name!r}", expected="none", hint=hint)
     return tuple(links)
 

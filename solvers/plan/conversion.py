@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 from ...errors import PlanError, SingularTimeError
 from ...models import Interpolant
+from ...models.bound import VARIANCE
 from ...models.interpolants import equal_noise
 from .expression import Expression, combine_of, expressions
 from .instructions import Boundary, Combine, Evaluate, Instruction, Register, Transform, reads, writes
@@ -66,8 +68,9 @@ class Conversion:
                     names = {r: Expression.register(self.name(r)) for r in instruction.inputs}
                     values = [value.substitute(names) for value in expressions(instruction)]
                     self.instructions.append(combine_of(instruction.outs, values))
-                case Transform(out, source, name, time, step):
-                    self.instructions.append(Transform(out, self.name(source), name, self.there(time)[0], step))
+                case Transform():
+                    moved = {"input": self.name(instruction.input), "time": self.there(instruction.time)[0]}
+                    self.instructions.append(dataclasses.replace(instruction, **moved))
                 case Boundary(step, time, state):
                     there, scale = self.there(time)
                     result = self.scaled(self.name(state), scale)
@@ -112,7 +115,9 @@ class Conversion:
         _, sigma, dalpha, dsigma = self.plan.interpolant(evaluation.time)
         weights = {"denoised": (1.0, 0.0), "noise": (0.0, 1.0), "velocity": (dalpha, dsigma)}
         weights["score"] = (0.0, -1 / sigma if sigma > 0 else -math.inf)
-        asked = [weights[label] for label in evaluation.labels]
+        places = dict(zip(evaluation.labels, evaluation.outs, strict=True))
+        beside = {label: places.pop(label) for label in (VARIANCE,) if label in places}
+        asked = [weights[label] for label in places]
         if not all(math.isfinite(w) for pair in asked for w in pair):
             because = f"a velocity or score on {self.plan.interpolant} is infinite there"
             raise SingularTimeError("t", got=evaluation.time, because=because)
@@ -120,7 +125,8 @@ class Conversion:
         given = {k: self.new() for k in needed}
         labels = tuple(("denoised", "noise")[k] for k in needed)
         source = self.scaled(self.name(evaluation.input), scale)
-        self.instructions.append(Evaluate(tuple(given.values()), labels, source, time, evaluation.step))
-        for out, pair in zip(evaluation.outs, asked, strict=True):
+        outs = (*given.values(), *beside.values())
+        self.instructions.append(Evaluate(outs, (*labels, *beside), source, time, evaluation.step))
+        for out, pair in zip(places.values(), asked, strict=True):
             value = Expression({register: pair[k] for k, register in given.items()})
             self.instructions.append(combine_of([out], [value]))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from ...errors import ArgumentError
+from ...models.bound import VARIANCE
 from .instructions import Combine, Evaluate, Transform, reads, writes
 from .plan import Plan
 
@@ -22,7 +23,7 @@ class Cost:
         network_calls: Evaluations; a guided pair counts as one.
         forward_passes: Network rows per sample; a guided pair counts as two.
         passes: Combinations, that is kernel launches and full-size passes over memory outside the network.
-        transforms: Calls of user functions.
+        transforms: Functions of one tensor: those of the user, and noise whose scale is one.
         bytes_moved: Bytes that the combinations read and write; noise is generated in the pass and moves none.
         buffers: State-sized tensors that the executor allocates, all in the first step that needs them.
         live_tensors: Most state-sized tensors alive at once: buffers, the start, and kept network outputs.
@@ -81,14 +82,14 @@ def cost(plan: Plan, shape: tuple[int, ...], dtype: torch.dtype | None = None) -
     combines = [i for i in plan.instructions if isinstance(i, Combine)]
     return Cost(
         network_calls=plan.nfe,
-        forward_passes=sum(len(e.outs) if plan.stage != "quantities" else 1 for e in plan.evaluations),
+        forward_passes=sum(e.rows if plan.stage != "quantities" else 1 for e in plan.evaluations),
         passes=len(combines),
         transforms=sum(isinstance(i, Transform) for i in plan.instructions),
         bytes_moved=sum(len(c.inputs) + len(c.outs) for c in combines) * state_bytes,
         buffers=len({buffer for _, buffer in plan.buffers}) if plan.stage == "optimised" else count_writes(plan),
         live_tensors=peak_live(plan),
         state_bytes=state_bytes,
-        branch_rows=dict(Counter(label for e in plan.evaluations for label in e.labels)),
+        branch_rows=dict(Counter(label for e in plan.evaluations for label in e.labels if label != VARIANCE)),
     )
 
 

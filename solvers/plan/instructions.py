@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from ...kernels import Draw
+from ...models.bound import VARIANCE
 from .channelwise import Coefficient
 
 Register: TypeAlias = int
 QUANTITIES = ("velocity", "denoised", "noise", "score")
+SCALED_NORMAL = "scaled_normal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,9 @@ class Evaluate:
 
     With ``base``, the register of an earlier velocity, a refiner is asked instead, which says how that velocity has
     changed: its branches are "refiner" and "refiner.null".
+
+    The label "variance", last after lowering, is no quantity and no branch: it is the half of the network's output that
+    says something of the variance.
     """
 
     outs: tuple[Register, ...]
@@ -33,6 +38,11 @@ class Evaluate:
     time: float
     step: int
     base: Register | None = None
+
+    @property
+    def rows(self) -> int:
+        """Network rows a sample, after lowering: one a branch."""
+        return len(self.labels) - (VARIANCE in self.labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +61,18 @@ class Combine:
 
 @dataclass(frozen=True, slots=True)
 class Transform:
-    """``out = f(input, time)`` for the function bound to ``name`` when the plan is run; ends a fusion region."""
+    """``out = f(input, time)`` for the function bound to ``name`` when the plan is run; ends a fusion region.
+
+    With ``draw`` the executor has the function: ``out = exp(input) * normal(draw)``, element by element, named
+    "scaled_normal". It is for noise whose scale a network says; a combination's scales are numbers.
+    """
 
     out: Register
     input: Register
     name: str
     time: float
     step: int
+    draw: Draw | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import TypeAlias, cast
 from ...errors import PlanError, SingularTimeError
 from ...models import BranchWeights, Prediction, TwoSidedPrediction
 from ...models import prediction as make_prediction
+from ...models.bound import VARIANCE
 from ...models.refined import refiner_branch
 from .expression import Expression, combine_of
 from .instructions import Boundary, Evaluate, Instruction, Register, Transform, reads, writes
@@ -122,7 +123,9 @@ class Lowering:
         scale = self.prediction.input_scale(evaluation.time)
         state = Expression.register(evaluation.input)
         source = evaluation.input if scale == 1 else self.define(scale * state)
-        self.instructions.append(Evaluate(tuple(raw.values()), tuple(raw), source, evaluation.time, evaluation.step))
+        asked = zip(evaluation.labels, evaluation.outs, strict=True)
+        told = raw | {label: out for label, out in asked if label == VARIANCE}  # guided or not, it is what it is
+        self.instructions.append(Evaluate(tuple(told.values()), tuple(told), source, evaluation.time, evaluation.step))
         outputs: Outputs = {head: Expression.register(raw[head]) for head in raw}
         if weights:
             outputs = {"": sum((weights[branch] * outputs[branch] for branch in raw), Expression({}))}
@@ -144,6 +147,8 @@ class Lowering:
         """What the evaluation was asked for, over the state and the outputs as ``read`` reads them."""
         self.latest = (evaluation, read, outputs)
         for out, quantity in zip(evaluation.outs, evaluation.labels, strict=True):
+            if quantity == VARIANCE:
+                continue
             self.instructions.append(combine_of([out], [self.quantity(quantity, evaluation, read, outputs)]))
 
     def quantity(self, name: str, evaluation: Evaluate, read: Prediction, outputs: Outputs) -> Expression:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import PlanError, ShapeError
 from ...models import BranchWeights, Interpolant, Prediction
+from ...models.bound import VARIANCE
 from .channelwise import channels_of
-from .instructions import Boundary, Combine, Evaluate, Instruction, Register, reads, writes
+from .instructions import Boundary, Combine, Evaluate, Instruction, Register, Transform, reads, writes
 
 if TYPE_CHECKING:
     import torch
@@ -111,7 +112,8 @@ class Plan:
     @property
     def stochastic(self) -> bool:
         """Whether any step draws noise."""
-        return any(isinstance(i, Combine) and i.draws for i in self.instructions)
+        combined = any(isinstance(i, Combine) and i.draws for i in self.instructions)
+        return combined or any(isinstance(i, Transform) and i.draw for i in self.instructions)
 
     @cached_property
     def carried(self) -> int:
@@ -136,8 +138,8 @@ class Plan:
         """The marked ends of steps."""
         return tuple(i for i in self.instructions if isinstance(i, Boundary))
 
-    def check_unrefined(self, driver: str) -> None:
-        """Refuse a plan that asks a refiner, on behalf of a driver that has one network to ask.
+    def check_plain(self, driver: str) -> None:
+        """Refuse a plan that asks a refiner or a variance, on behalf of a driver that gets one output a branch.
 
         Raises:
             PlanError: It does.
@@ -145,6 +147,10 @@ class Plan:
         if any(evaluation.base is not None for evaluation in self.evaluations):
             got, expected = f"{self.solver}, which asks a refiner", f"one that asks the network alone, for {driver}"
             raise PlanError("solver", got=got, expected=expected, hint="Use pushforward.sample, or refine=0")
+        if any(VARIANCE in evaluation.labels for evaluation in self.evaluations):
+            got, expected = f"{self.solver}, which asks for a variance", f"a variance known beforehand, for {driver}"
+            hint = "Use pushforward.sample, or variance='fixed_small'"
+            raise PlanError("solver", got=got, expected=expected, hint=hint)
 
     def check_channels(self, argument: str, shape: Sequence[int]) -> None:
         """Refuse states that do not have the channels which the coefficients are for.

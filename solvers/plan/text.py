@@ -61,9 +61,8 @@ def line(instruction: Instruction, name: Any) -> str:
             base = "" if instruction.base is None else f", base {name(instruction.base)}"
             return f"{outs} = network({name(instruction.input)}, t = {instruction.time:.6g}{base})"
         case Transform():
-            return (
-                f"{name(instruction.out)} = {instruction.name}({name(instruction.input)}, t = {instruction.time:.6g})"
-            )
+            beside = f"t = {instruction.time:.6g}" if instruction.draw is None else f"normal{tuple(instruction.draw)}"
+            return f"{name(instruction.out)} = {instruction.name}({name(instruction.input)}, {beside})"
         case Boundary():
             denoised = "" if instruction.denoised is None else f", denoised {name(instruction.denoised)}"
             end = f"-- step {instruction.step} ends at t = {instruction.time:.6g}"
@@ -140,6 +139,8 @@ def instruction(record: dict[str, Any]) -> Instruction:
     kind = KINDS[fields.pop("kind")]
     if kind is Combine:
         fields["draws"] = tuple(Draw(*draw) for draw in fields["draws"])
+    if fields.get("draw") is not None:
+        fields["draw"] = Draw(*fields["draw"])
     return kind(**fields)
 
 

@@ -1,9 +1,10 @@
 r"""SDEs whose noise depends on the state, element by element: :math:`dX = f(X, t)\, dt + g(X, t) \odot dW` (Ito).
 
-No plan can hold such a step: it multiplies noise by a tensor that is not known before the run, and a plan's
-coefficients are numbers. So these integrators work on tensors. The SDEs of flow and diffusion models are not of this
-kind: their noise scale is a function of time alone, Milstein's method is then Euler-Maruyama, and the solvers of
-strong order 1.5 are plans.
+No combination of a plan can hold such a step: it multiplies noise by a tensor that is not known before the run, and
+coefficients are numbers. (The exception is a scale that the network says beside its prediction: DDPM's learned
+variance.) So these integrators work on tensors. The SDEs of flow and diffusion models are not of this kind: their noise
+scale is a function of time alone, Milstein's method is then Euler-Maruyama, and the solvers of strong order 1.5 are
+plans.
 """
 
 from __future__ import annotations

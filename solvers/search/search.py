@@ -206,6 +206,7 @@ def make_task(
     prediction = model.prediction
     whole = (stepper, tuple(times), target, prediction, chosen)
     lowered = lowered_plan(*whole)
+    lowered.check_plain("a search")
     check_starts_at_noise(lowered, "grid", "one that starts at noise")
     place = network_device(model) if device is None else torch.device(device)
     check_source_is_noise(model.prediction, "a search")

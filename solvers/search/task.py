@@ -309,7 +309,7 @@ class Task:
             phase: What to book it under.
             known: The particles carry the outputs of the plan's evaluation at its first state.
         """
-        plan.check_unrefined("a search")
+        plan.check_plain("a search")
         start = evaluation_at_start(plan) if known else None
         count, skipped = self._count(particles.request), None if start is None else start.index
         entries = [

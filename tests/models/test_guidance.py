@@ -2,11 +2,13 @@ import json
 import math
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import pushforward as pf
 from pushforward.errors import ArgumentError
-from pushforward.models import Guidance, Linear, VPLinear
+from pushforward.models import GaussianOracle, Guidance, Linear, VPLinear
 
 FINITE = st.floats(-1e3, 1e3)
 
@@ -50,6 +52,18 @@ def test_breakpoints_outside_the_path_are_none():
         VPLinear().time_at_noise_ratio(0.5),
     )
     assert Guidance(2.0).breakpoints(Linear()) == ()
+
+
+def test_an_interval_without_a_step_is_refused():
+    model, x = GaussianOracle([0.0], [[1.0]]).model(), torch.zeros(1, 1)
+    between = "guidance interval: got .*, expected .* from 0 to 0.75.* never act"
+    with pytest.raises(ArgumentError, match=between):
+        pf.sample(model, x, grid=[0.0, 0.5, 0.75, 1.0], guidance=Guidance(4.0, interval=(0.6, 0.7)))
+    with pytest.raises(ArgumentError, match=r"in noise_ratio, .* from 0.3333 to inf"):
+        pf.make_plan(model, grid=[0.0, 0.5, 0.75, 1.0], guidance=Guidance(4.0, (0.001, 0.1), "noise_ratio"))
+    assert pf.make_plan(model, grid=[0.0, 0.5, 1.0], guidance=Guidance(4.0, interval=(0.5, 0.7))).nfe == 4
+    plan = pf.make_plan(model, solver="euler", steps=10, guidance=Guidance(4.0, interval=(0.25, 0.75)))
+    assert plan.cost().forward_passes == 10 + 5, "a second row in the steps that begin inside"
 
 
 def test_a_weight_that_depends_on_time():

@@ -8,7 +8,16 @@ from scipy.stats import spearmanr
 
 import pushforward as pf
 from pushforward.errors import ArgumentError, DtypeError, NotFiniteError, ShapeError
-from pushforward.models import GaussianOracle, MixtureOracle, ModelField, adapt, interpolant, minority_guided
+from pushforward.models import (
+    GaussianOracle,
+    GradientGuidance,
+    MinorityEnergy,
+    MixtureOracle,
+    ModelField,
+    adapt,
+    interpolant,
+    minority_guided,
+)
 from pushforward.models.minority import minority_edges, minority_labels, minority_score, squared_error
 
 DOUBLE = torch.float64
@@ -236,3 +245,49 @@ def test_bad_guidance(options, error, said):
         minority_guided(rare_and_common().model(), **{"classifier": lambda x, t: x} | options).evaluate(
             torch.ones(2, 2, dtype=DOUBLE), 0.5
         )
+
+
+# --- guidance by the model's own score -------------------------------------------------------------------------------
+
+
+def test_the_energy_is_the_score_and_rows_are_as_alone():
+    oracle = rare_and_common("vp")
+    x, ids = oracle.sample(4, seed=2), torch.tensor([7, 3, 0, 5])
+    energy = MinorityEnergy(oracle.model("noise"), 0.4, draws=3, seed=1)
+    score = minority_score(oracle.model(), x, 0.4, draws=3, seed=1, samples=ids)
+    assert (energy(x, 0.9, samples=ids) - score).abs().max() < 1e-12
+    guided = GradientGuidance.around(oracle.model(), log_likelihood=energy, observed={"samples": ids})
+    whole, alone = guided.bind().evaluate(x, 0.3)[0], guided.bind().select([2]).evaluate(x[2:3], 0.3)[0]
+    assert (whole[2:3] - alone).abs().max() < 1e-12
+    levels = MinorityEnergy(adapt(lambda x, t, level: level[:, None] + 0 * x, "denoised", "linear"), 0.5)
+    assert levels(torch.zeros(2, 3), 0.5, level=torch.tensor([0.5, 4.0])).tolist() == [0.25, 16.0]
+
+
+def test_self_guidance_draws_the_rare_without_a_classifier():
+    """Of 400 samples 5, 13 and 23 % are of the rare component, which is one in twenty; their scores rise too."""
+    oracle = rare_and_common("vp")
+    model, t = oracle.model("noise"), oracle.interpolant.time_at_noise_ratio(2.0)
+    x = torch.randn(300, 2, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    shares, scores = [], []
+    for scale in (0.0, 3.0, 10.0):
+        guided = GradientGuidance.around(model, log_likelihood=MinorityEnergy(model, t), scale=scale)
+        ends = pf.sample(guided, x, solver="heun", grid=[0.001 + 0.998 * k / 40 for k in range(41)])
+        shares.append((oracle.responsibilities(ends, 1.0)[:, 1] > 0.5).double().mean())
+        scores.append(minority_score(model, ends, t, max_rows=300).mean())
+    assert shares[0] < shares[1] < shares[2]
+    assert shares[2] > 3 * shares[0]
+    assert scores[0] < scores[1] < scores[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"t": 1.0}, ArgumentError, "t: got 1.0, expected 0 < t < 1"),
+        ({"draws": 0}, ArgumentError, "draws: got 0"),
+        ({"model": None}, ArgumentError, "model: got NoneType"),
+        ({"distance": lambda x, y: (x - y).square().mean()}, ShapeError, r"distance: got \[\], expected \[2\]"),
+    ],
+)
+def test_bad_energies(options, error, said):
+    with pytest.raises(error, match=said):
+        MinorityEnergy(**{"model": rare_and_common().model(), "t": 0.4} | options)(torch.zeros(2, 2), 0.5)

@@ -257,6 +257,48 @@ def test_ddim_on_gaussian_data_on_the_arctan_grid(c: float, steps: int) -> None:
     assert x.item() / math.hypot(0.002, c) == pytest.approx(exact, rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    "path", [models.DiscreteDDPM.linear(), models.DiscreteDDPM.squaredcos_cap_v2(), models.Cosine(), VP], ids=repr
+)
+def test_ddim_is_the_closed_map_of_gaussian_data_at_every_step(path: models.Interpolant) -> None:
+    """For N(m, c^2): x' = alpha' m + (x - alpha m) (alpha alpha' c^2 + sigma sigma') / (alpha^2 c^2 + sigma^2)."""
+    m, c, x = 0.7, 0.4, torch.linspace(-3, 3, 7, dtype=torch.float64)[:, None]
+    seen, grid = pf.Trajectory(), [k / 50 for k in range(51)]
+    oracle = models.GaussianOracle([m], [[c * c]], path)
+    pf.sample(oracle.model("noise" if path.alpha(0) else "denoised"), x, solver="ddim", grid=grid, hooks=[seen])
+    for (t, later), state in zip(itertools.pairwise(grid), seen.states, strict=True):
+        (a, s, _, _), (b, r, _, _) = path(t), path(later)
+        x = b * m + (x - a * m) * ((a * b * c * c + s * r) / (a * a * c * c + s * s))
+        assert (state - x).abs().max() < 1e-12
+        x = state
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_repeated_steps_of_ddim_go_back_by_the_noising_process(eta: float) -> None:
+    oracle, x = models.reference_mixture("vp"), torch.linspace(-2, 2, 6, dtype=torch.float64).reshape(3, 2)
+    grid = (0.1, 0.4, 0.8, 1.0)
+    repeated = solvers.solver("ddim", eta=eta, repeats=3)
+    run = pf.sample(oracle.model("noise"), x, solver=repeated, grid=grid, seed=2)
+    assert pf.make_plan(oracle.model("noise"), solver=repeated, grid=grid).nfe == 3 + 3 + 1
+    for step, (t, later) in enumerate(itertools.pairwise(grid)):
+        (a, s, _, _), (b, r, _, _) = oracle.interpolant(t), oracle.interpolant(later)
+        stages = itertools.count()
+
+        def z(step: int = step, stages: itertools.count = stages) -> torch.Tensor:
+            draw = pf.kernels.Draw(pf.kernels.PURPOSE_DIFFUSION, step, next(stages))
+            return pf.kernels.normal((3, 2), seed=2, draw=draw, dtype=torch.float64)
+
+        fresh = eta**2 * (1 - (a * r / (b * s)) ** 2)
+        for again in range(3 if r else 1):
+            if again:
+                x = a / b * x + math.sqrt(s**2 - (a * r / b) ** 2) * z()
+            x = b * oracle.denoised(x, t) + r * math.sqrt(1 - fresh) * oracle.noise(x, t)
+            x = x + r * math.sqrt(fresh) * z() if fresh and r else x
+    assert (run - x).abs().max() < 1e-12
+    with pytest.raises(ArgumentError, match="repeats: got 0, expected an integer of at least 1"):
+        solvers.solver("ddim", repeats=0)
+
+
 # --- orders of variants ----------------------------------------------------------------------------------------
 
 VARIANTS = [

@@ -167,7 +167,7 @@ def test_what_cannot_be_refined_is_refused(make: object, message: str) -> None:
 def test_drivers_of_one_network_refuse_a_refiner() -> None:
     plan = solvers.plan(FlowTurbo(1, 0, 9), GRID)
     with pytest.raises(PlanError, match="one that asks the network alone, for a pipeline"):
-        plan.check_unrefined("a pipeline")
+        plan.check_plain("a pipeline")
     with pytest.raises(PlanError, match="for a pipeline"):
         Program.of(plan.lower(REFINED.prediction).optimise())
 

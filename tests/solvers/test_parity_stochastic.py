@@ -58,8 +58,8 @@ def made(kind: str, steps: int, **config: object) -> diffusers.SchedulerMixin:
 class Theirs:
     """Drives a scheduler of diffusers; whatever it takes for random numbers are our normals of that step."""
 
-    def __init__(self, scheduler: diffusers.SchedulerMixin, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.scheduler, self.index = scheduler, 0
+    def __init__(self, scheduler: diffusers.SchedulerMixin, monkeypatch: pytest.MonkeyPatch, network=network) -> None:
+        self.scheduler, self.index, self.network = scheduler, 0, network
         module = type(scheduler).__module__
         if module.rsplit(".", 1)[1] != "scheduling_dpmsolver_sde":
             monkeypatch.setattr(f"{module}.randn_tensor", lambda *a, **k: z(self.index))
@@ -67,7 +67,7 @@ class Theirs:
     def run(self, x: torch.Tensor, stages: int = 1, **options: object) -> torch.Tensor:
         for call, t in enumerate(self.scheduler.timesteps):
             self.index = call // stages
-            output = network(self.scheduler.scale_model_input(x, t), t[None])
+            output = self.network(self.scheduler.scale_model_input(x, t), t[None])
             x = self.scheduler.step(output, t, x, return_dict=False, **options)[0]
         return x
 
@@ -182,6 +182,23 @@ def test_ddpm(variance: str, steps: int, monkeypatch: pytest.MonkeyPatch) -> Non
     scheduler = made("DDPMScheduler", steps, variance_type=variance, clip_sample=False)
     x = Theirs(scheduler, monkeypatch).run(start())
     assert relative(ours(scheduler, "ddpm", scheduler.timesteps.tolist(), variance=variance), x) < TOLERANCE
+
+
+def test_ddpm_with_the_variance_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def both(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        return torch.cat([network(x, index), torch.tanh(2 * x.flip(-1))], 1)  # variances all over [-1, 1]
+
+    scheduler = made("DDPMScheduler", 10, variance_type="learned_range", clip_sample=False)
+    x = Theirs(scheduler, monkeypatch, both).run(start())
+    read = read_scheduler(scheduler)
+    model = models.adapt(both, read, split_variance=True)
+    grid = [*(read.interpolant.time_of_index(int(i)) for i in scheduler.timesteps.tolist()), 1.0]
+    learned, fixed = (
+        pf.sample(model, start(), solver=solvers.solver("ddpm", variance=variance), grid=grid, seed=SEED)
+        for variance in ("learned", "fixed_large")
+    )
+    assert relative(learned, x) < TOLERANCE
+    assert relative(fixed, x) > 50 * TOLERANCE
 
 
 @pytest.mark.parametrize("steps", STEPS)

@@ -19,6 +19,7 @@ from .embedded import no_embedding
 from .families import FAMILIES
 from .scheduler import read_scheduler
 
+AUTOENCODERS = ("vae", "vqvae", "movq")
 BOTH_SCALES = (
     "This network embeds its guidance scale (pass embedded_guidance=3.5); guidance= would run a second, unconditional "
     "row and needs null="
@@ -51,7 +52,8 @@ def from_diffusers(
     CogVideoX; ``img_ids`` and ``txt_ids`` are conditions without a batch dimension.
 
     Args:
-        module: A pipeline, whose network and scheduler are taken, or a module of one of the classes in
+        module: A pipeline, whose network and scheduler are taken, and whose autoencoder, if it has one, says that the
+            states are latents; or a module of one of the classes in
             ``pushforward.models.adapters.diffusers.FAMILIES``. Its conditions are its own keyword arguments; Z-Image's
             captions are a tensor ``cap_feats`` [B, L, D].
         scheduler_config: A scheduler, its ``config``, or the contents of scheduler_config.json.
@@ -74,7 +76,9 @@ def from_diffusers(
     Example:
         >>> from_diffusers(unet, {"beta_schedule": "linear", ...})  # doctest: +SKIP
     """
+    latent = False
     if hasattr(module, "components") and hasattr(module, "scheduler"):
+        latent = has_autoencoder(module)
         module, scheduler_config = parts_of(module, scheduler_config)
     name = type(module).__name__
     config = getattr(module, "config", None)
@@ -113,9 +117,15 @@ def from_diffusers(
         sequential=sequential,
         channels=channels,
         defaults=defaults,
+        latent=latent,
         autocast=autocast,
     )
     return dataclasses.replace(model, null_hint=hint)
+
+
+def has_autoencoder(pipeline: Any) -> bool:
+    """Whether what the pipeline's network makes is decoded afterwards."""
+    return any(pipeline.components.get(name) is not None for name in AUTOENCODERS)
 
 
 def parts_of(pipeline: Any, scheduler: Any) -> tuple[Any, Any]:

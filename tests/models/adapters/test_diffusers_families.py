@@ -171,6 +171,9 @@ def test_a_pipeline_brings_its_network_and_its_scheduler():
     assert model.network is module
     assert (model.prediction.kind, model.interpolant.levels) == ("v", 1000)
     assert from_diffusers(pipeline, DDPM).prediction.kind == "noise"
+    parts = {"unet": module, "vae": torch.nn.Identity(), "scheduler": pipeline.scheduler}
+    decoding = SimpleNamespace(components=parts, scheduler=pipeline.scheduler)
+    assert (model.latent, from_diffusers(decoding).latent) == (False, True)
     for parts, message in (
         (
             {"transformer": module, "transformer_2": module},

@@ -109,6 +109,20 @@ def test_renoised_guidance_is_the_step_of_its_definition(path) -> None:
     assert cfgpp_weight(scale, math.inf) == scale
 
 
+def test_renoised_guidance_is_undone_from_data_to_noise() -> None:
+    """Where the noises do not depend on the state, the inversion of a run is its inverse; without scale it is DDIM."""
+    path, times, x = VPLinear(), [0.1, 0.35, 0.6, 0.9], torch.tensor([[0.4], [-0.7]], dtype=torch.float64)
+    fixed = adapt(lambda x, t, y: (y + t[:1, None] * 0).expand_as(x), "noise", path, null={"y": torch.tensor([[-0.3]])})
+    options = {"solver": "ddim", "grid": times, "condition": {"y": torch.tensor([[1.1]])}}
+    for scale in (0.6, -0.2):
+        ahead = pf.sample(fixed, x, guidance=RenoisedGuidance(scale), **options)
+        back = pf.sample(fixed, ahead, guidance=RenoisedGuidance(scale), backward=True, **options)
+        assert (back - x).abs().max() < 1e-12
+        assert (ahead - pf.sample(fixed, x, guidance=1.0, **options)).abs().max() > 0.1
+    none, null = (pf.sample(fixed, x, guidance=g, **options) for g in (RenoisedGuidance(0.0), 0.0))
+    assert (none - null).abs().max() < 1e-14
+
+
 def test_renoised_guidance_needs_a_solver_that_renoises() -> None:
     path, prediction = Linear(), GaussianOracle([0.0], [[1.0]]).model().prediction
     with pytest.raises(PlanError, match="renoises a clean estimate"):
@@ -172,3 +186,15 @@ def test_a_share_of_the_steps_of_a_grid_is_a_bound_at_one_of_them() -> None:
     for share, name in ((0.0, "cond"), (1.0, "a")):
         weights = Stitch.shares({"a": share, "cond": 1 - share})
         assert {weights.active(t) for t in times} == {name}
+        small = adapt(lambda x, time, y: torch.sin(y * x))
+        options = {"solver": "euler", "steps": 5, "condition": y(1.0)}
+        stitched = pf.sample(composed(model(), a=small), X, guidance=weights, **options)
+        alone = pf.sample(model() if name == "cond" else small, X, **options)
+        assert torch.equal(stitched, alone), "bit for bit the one network"
+
+
+def test_directions_cost_a_row_each_and_share_the_null_one() -> None:
+    edited = model(smile=y(1.0), age=y(0.5))
+    for base, rows in ((0.0, 3), (1.0, 4), (3.0, 4)):
+        guidance = Directions({"smile": 2.0, "age": -0.5}, base=base)
+        assert pf.make_plan(edited, solver="euler", steps=4, guidance=guidance).cost().forward_passes == 4 * rows

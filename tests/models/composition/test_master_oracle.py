@@ -94,10 +94,10 @@ def nu(path, t, spread=SPREAD) -> float:
     return math.hypot(path.alpha(t) * spread, path.sigma(t))
 
 
-def run(model: Model, schedule: BranchWeights, method="rk4", steps=STEPS) -> torch.Tensor:
+def run(model: Model, schedule: BranchWeights, method="rk4", steps=STEPS, nodes=None) -> torch.Tensor:
     path = model.interpolant
     grid = {FIRST + (LAST - FIRST) * k / steps for k in range(steps + 1)} | {
-        b for b in schedule.breakpoints(path) if FIRST < b < LAST
+        b for b in (schedule.breakpoints(path) if nodes is None else nodes) if FIRST < b < LAST
     }
     plan = lowered_plan(solver(method), tuple(sorted(grid)), path, model.prediction, schedule).optimise()
     bound = model.bind({"m": at("cond")}, guidance=schedule)
@@ -111,6 +111,20 @@ def test_every_sample_ends_where_the_closed_form_says(name, path) -> None:
     schedule = SCHEDULES[name]
     means = {**MEANS, "small.null": MEANS["null"]}  # the member's own null condition
     assert (run(composition(path), schedule) - ends(path, schedule, means)).abs().max() < 1e-8
+
+
+def test_an_interval_costs_no_order_where_the_grid_has_its_ends() -> None:
+    """Heun's method: order 2 with nodes at the ends; without them a step in which the weight jumps, of order 1."""
+    schedule, model = SCHEDULES["interval"], composition(Linear())
+    exact, steps = ends(Linear(), schedule), (41, 83, 167)  # none of which has a node at 1/4 or 3/4
+    snapped = [(run(model, schedule, "heun", n) - exact).abs().max().item() for n in steps]
+    assert all(
+        abs(math.log(a / b, n / m) - 2) < 0.1
+        for a, b, (m, n) in zip(snapped, snapped[1:], itertools.pairwise(steps), strict=False)
+    )
+    missed = [(run(model, schedule, "heun", n, nodes=()) - exact).abs().max().item() for n in steps]
+    assert missed[-1] > 20 * snapped[-1]
+    assert missed[-1] > steps[0] / steps[-1] * missed[0] / 10, "no faster than in proportion to the step"
 
 
 @pytest.mark.parametrize(("weight", "path"), list(zip([0.5, 2.0, 3.0], PATHS, strict=True)))

@@ -193,6 +193,29 @@ def test_parameters_are_differentiated_with_the_correction(kind) -> None:
         assert abs(slope.sum() - (more - run()) / 2e-6) < 1e-6 * abs(slope.sum())
 
 
+@pytest.mark.parametrize("name", ["state", "denoiser", "estimate"])
+def test_a_normalised_gradient_moves_every_estimate_equally_far(name, mixture) -> None:
+    """By gamma sigma^2 / alpha, or gamma for "estimate"; a sample whose gradient is zero stays where it is."""
+    t, gamma = 0.4, 0.3
+    flat = torch.tensor([1.0, 0.0, 1e-3, 1e3, -1.0])
+    likelihood = lambda x, t: flat * (x - 2).square().sum(1)  # noqa: E731
+    far = gamma * (1.0 if name == "estimate" else (1 - t) ** 2 / t) * (flat != 0).double()
+    found = []
+    for kind in KINDS:
+        model = mixture.model(kind)
+        around = GradientGuidance.around(model, log_likelihood=likelihood, scale=gamma, kind=name, normalised=True)
+        x, read = STATE * model.prediction.input_scale(t), model.prediction.denoised(t)
+        found.append(read.x * STATE + read.output * around.evaluate(x, t)[0])
+        assert ((found[-1] - mixture.denoised(STATE, t)).norm(dim=1) - far).abs().max() < 1e-12
+    assert max((d - found[0]).abs().max() for d in found) < 1e-12
+    x = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
+    model = GradientGuidance.around(
+        GaussianOracle(MEAN).model(), log_likelihood=lambda x, t: x.square().sum(1), kind="state", normalised=True
+    )
+    (slope,) = torch.autograd.grad(model.evaluate(x, t)[0].sum(), x)
+    assert slope.isfinite().all()
+
+
 def test_rows_are_as_alone(mixture) -> None:
     label = torch.tensor([0, 1, 2, 1, 0])
 
