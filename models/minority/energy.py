@@ -28,7 +28,7 @@ class MinorityEnergy:
     backward pass through all of them.
 
     It says what is rare and not how rare the data get: large scales leave the data. Where classes or levels are known,
-    :class:`MinorityGuided` draws the rare ones exactly.
+    :func:`minority_guided` draws the rare ones exactly.
 
     Args:
         model: Whose estimates are noised again; usually the one that is guided.

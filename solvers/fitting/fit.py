@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -22,7 +23,7 @@ from ..grids import GridFunction
 from ..grids import grid as find_grid
 from ..grids.optimise import LEAST_GAIN, check_power
 from ..ode.fitted import Quantity
-from ..pilot import Times, take_rows
+from ..pilot import take_rows
 from ..solver import FixedGridSolver
 from ..solver import solver as solver_of
 from .family import Family
@@ -139,72 +140,77 @@ def fit(
     check_choice("method", method, METHODS)
     if ridge is not None and not ridge >= 0:
         raise ArgumentError("ridge", got=ridge, expected="a number, at least 0, or infinity")
-    solver, base_times = solver_of(base), times_of(grid, steps, model)
-    base_coefficients(solver, base_times, model.interpolant)
-    if per_channel and len(shape) < 1:
+    if per_channel and not shape:
         raise ArgumentError("per_channel", got="a state without channels", expected="a shape (C, *D)")
+    solver, base_times = solver_of(base), find_grid(grid, steps, model.interpolant)
+    base_coefficients(solver, base_times, model.interpolant)
     families = families_of(memory, quantity, shape[0] if per_channel else None, steps)
     count = pairs or default_pairs(math.prod(shape))
     check_starts(count, families[0].unknowns(steps))
     scales = tuple(guidance) if isinstance(guidance, Sequence) else (guidance,)
-    noise = kernels.normal(
-        (count, *shape), seed=seed, draw=kernels.Draw(kernels.PURPOSE_INITIAL, 0), dtype=dtype, device=device
-    )
+    draw = kernels.Draw(kernels.PURPOSE_INITIAL, 0)
+    noise = kernels.normal((count, *shape), seed=seed, draw=draw, dtype=dtype, device=device)
     trees = dict(condition or {}), None if null is None else dict(null)
     groups = divided(model, noise, scales, trees, batch)
     search = Search(solver, model.interpolant, base_times, groups, RIDGES if ridge is None else (ridge,), power)
+    stages = Stages(method, rounds, polish, iterations, seed)
     with showing(progress) as say:
         say("exact samples")
         for some in groups.all:
             some.find_trajectory(search.first, reference_steps)
         exact_to = max(some.exact_to(base_times[0], reference_steps) for some in groups.held_out)
-        found = None
-        if ridge != math.inf:
-            found = best_formula(search, families, method, rounds, polish, iterations, seed, say)
+        found = None if ridge == math.inf else stages.best(search, families, say)
         say("report")
         formula = None if found is None else search.on_path(found.formula)
         report = Reporter(model, solver, base_times, groups.held_out, exact_to).report(
-            formula, method=method, memory=memory, power=power, seed=seed, pairs=count,
-            ridges=found.ridges if found else (math.inf,) * steps, evaluations=lambda: sum(s.calls for s in groups.all),
-        )  # fmt: skip
-    gained = report.base.error - report.fitted.error
-    if formula is None or not gained > max(LEAST_GAIN * report.base.error, exact_to, torch.finfo(dtype).eps):
-        if formula is not None:
-            told = f"nothing gained on held-out starts ({report.fitted.error:.3g} against {report.base.error:.3g})"
-            warnings.warn(f"{told}: the base solver {solver} is returned", FitWarning, stacklevel=2)
-        formula, report = None, dataclasses.replace(report, fitted=report.base)
-    chosen, times = (solver, base_times) if formula is None else (formula, formula.times)
-    made_for = tuple(scale_of(scale) for scale in scales)
-    return FittedPlan(chosen, times, model.interpolant, made_for, fingerprint(model), report)
+            formula,
+            evaluations=lambda: sum(some.calls for some in groups.all),
+            ridges=found.ridges if found else (math.inf,) * steps,
+            method=method,
+            memory=memory,
+            power=power,
+            seed=seed,
+            pairs=count,
+        )
+    made_for = tuple(scale_of(scale) for scale in scales), fingerprint(model)
+    least = max(LEAST_GAIN * report.base.error, exact_to, torch.finfo(dtype).eps)
+    if formula is not None and report.base.error - report.fitted.error > least:
+        return FittedPlan(formula, formula.times, model.interpolant, *made_for, report)
+    if formula is not None:
+        told = f"nothing gained on held-out starts ({report.fitted.error:.3g} against {report.base.error:.3g})"
+        warnings.warn(f"{told}: the base solver {solver} is returned", FitWarning, stacklevel=2)
+    report = dataclasses.replace(report, fitted=report.base)
+    return FittedPlan(solver, base_times, model.interpolant, *made_for, report)
 
 
-def best_formula(
-    search: Search,
-    families: Sequence[Family],
-    method: Method,
-    rounds: int,
-    polish: int,
-    iterations: int,
-    seed: int,
-    say: Callable[[str], object],
-) -> Stepwise:
-    """The formula that the judging starts like best, of all families and stages."""
-    found = []
-    for family in families:
-        if method == "gradient":
-            found.append(search.base(family))
-        else:
-            say(f"time grids, {family}")
-            times = search.times(family, rounds)
-            say(f"coefficients, {family}")
-            found.append(search.stepwise(times, family))
-            if polish:
-                say(f"the end of the run, {family}")
-                found.append(search.polished(found[-1], polish))
-        if method != "least-squares":
-            say(f"gradients, {family}")
-            found.append(search.descended(search.best(found), iterations, seed))
-    return search.best(found)
+@dataclass(frozen=True)
+class Stages:
+    """What is tried, as in :func:`fit`."""
+
+    method: Method
+    rounds: int
+    polish: int
+    iterations: int
+    seed: int
+
+    def best(self, search: Search, families: Sequence[Family], say: Callable[[str], object]) -> Stepwise:
+        """The formula that the judging starts like best, of all families and stages."""
+        found = []
+        for family in families:
+            kind = f"outputs remembered: {family.memory or 'all'}, {family.quantity}"
+            if self.method == "gradient":
+                found.append(search.base(family))
+            else:
+                say(f"time grids ({kind})")
+                times = search.times(family, self.rounds)
+                say(f"coefficients ({kind})")
+                found.append(search.stepwise(times, family))
+                say(f"the end of the run ({kind})")
+                found.append(search.polished(found[-1], self.polish))
+            if self.method != "least-squares":
+                say(f"gradients ({kind})")
+                found.append(search.descended(search.best(found), self.iterations, self.seed))
+        return search.best(found)
 
 
 def divided(
@@ -237,11 +243,6 @@ def families_of(memory: int | None, quantity: Quantity | None, channels: int | N
     family = Family(memory, quantity, channels)
     family.check_size(steps)
     return [family]
-
-
-def times_of(base: str | GridFunction | Sequence[float], steps: int, model: Model) -> Times:
-    """The base's grid."""
-    return find_grid(base, steps, model.interpolant)
 
 
 def default_pairs(size: int) -> int:
