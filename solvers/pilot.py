@@ -28,7 +28,6 @@ class Pilot:
 
     Attributes:
         exact: The exact samples, [B, *D], once :meth:`find_exact` has been called.
-        calls: How often the network was called, each time on all rows.
     """
 
     exact: Tensor
@@ -45,7 +44,16 @@ class Pilot:
         self.model, self.noise, self.batch = model, noise, batch
         self.guidance = as_guidance(guidance)
         self.condition = condition, null
-        self.calls: int = 0
+        self.counted = [0]
+
+    @property
+    def calls(self) -> int:
+        """How often the network was called, for these starts and for parts of them."""
+        return self.counted[0]
+
+    def count(self, calls: int) -> None:
+        """Add to the calls."""
+        self.counted[0] += calls
 
     @cached_property
     def evaluate(self) -> EvaluateFunction:
@@ -84,7 +92,7 @@ class Pilot:
         with torch.no_grad():
             start = self.noise * (sigma / (alpha + sigma))
             exact = Executor(program, start, hooks=hooks).run(evaluate)
-        self.calls += program.nfe
+        self.count(program.nfe)
         return exact
 
 

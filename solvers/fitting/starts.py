@@ -86,7 +86,7 @@ class Starts(Pilot):
         """
         evaluate, prediction = self.linear
         program = asking(t, t_next, prediction, self.guidance)
-        self.calls += 1
+        self.count(1)
         try:
             with torch.set_grad_enabled(gradient):
                 run = Executor(program, y.to(self.noise.dtype), differentiable=gradient)
@@ -104,6 +104,7 @@ class Starts(Pilot):
         part = Starts(self.model, self.noise[some], self.guidance or 1.0, *self.condition, batch=self.batch)
         network = self.model.reading(self.linear[1]).bind(*self.condition, self.guidance).select(some)
         part.linear = network.evaluate, self.linear[1]
+        part.counted = self.counted
         part.start, part.exact = self.start[some], self.exact[some]
         if trajectory:
             part.angles, part.states = self.angles, [state[some] for state in self.states]

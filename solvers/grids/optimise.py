@@ -182,7 +182,7 @@ class Runs(Pilot):
     def run(self, times: Times) -> Tensor:
         """The samples on a grid."""
         program = self.plan(times)
-        self.calls += program.nfe
+        self.count(program.nfe)
         with torch.no_grad():
             start = self.noise * self.model.interpolant.sigma(times[0])
             return Executor(program, start).run(self.evaluate)
