@@ -1,9 +1,10 @@
-"""The command line: ``pushforward sample``, ``solvers``, ``plan``; ``search`` and ``methods`` are beside it."""
+"""The command line: ``pushforward sample``, ``solvers`` and ``plan``; ``fit`` and ``search`` are beside it."""
 
 from __future__ import annotations
 
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,8 @@ import typer
 from rich.table import Table
 
 from . import __version__, models, solvers
+from .cli_fit import EXAMPLE as FIT_EXAMPLE
+from .cli_fit import fit_command, read_plan
 from .cli_options import (
     GridOption,
     GuidanceOption,
@@ -24,6 +27,7 @@ from .cli_options import (
     StepsOption,
     ThreadsOption,
     digits,
+    named_solver,
     out,
     parse_options,
 )
@@ -41,6 +45,7 @@ app = typer.Typer(
     help="Samples from flow-matching and diffusion models, and the programs that draw them.",
 )
 app.command("search", epilog=EXAMPLE)(search_command)
+app.command("fit", epilog=FIT_EXAMPLE)(fit_command)
 app.command("methods", epilog="Example: `pushforward methods`")(methods_command)
 
 
@@ -49,12 +54,17 @@ app.command("methods", epilog="Example: `pushforward methods`")(methods_command)
     epilog="Example: `pushforward sample --steps 5 --guidance 2 --out digits.png`",
 )
 def sample_command(
+    context: typer.Context,
     model: ModelOption = "digits28-base",
     solver: SolverOption = "pseudo_corrector",
     steps: StepsOption = 10,
     grid: GridOption = "uniform",
     guidance: GuidanceOption = 2.0,
     labels: LabelsOption = "0123456789",
+    plan_file: Annotated[
+        Path | None,
+        typer.Option("--plan", help="A file of `pushforward fit`: solver, steps and grid, and which guidance fits."),
+    ] = None,
     columns: Annotated[int, typer.Option(help="Samples of each label.")] = 10,
     seed: SeedOption = 0,
     option: OptionsOption = [],  # noqa: B006  # typer reads the default, nothing mutates it
@@ -68,7 +78,9 @@ def sample_command(
         raise ArgumentError("--columns", got=columns, expected="at least 1")
     if threads:
         torch.set_num_threads(threads)
-    chosen = solvers.solver(solver, **parse_options(option))
+    planned = None if plan_file is None else read_plan(plan_file, context)
+    chosen, guidance = planned or (named_solver(solver, parse_options(option)), guidance)
+    steps = None if planned else steps
     network = models.load(model)
     wanted = each.repeat_interleave(columns)
     plan = make_plan(network, solver=chosen, steps=steps, grid=grid, guidance=guidance)
@@ -86,11 +98,14 @@ def sample_command(
     )
     seconds = time.perf_counter() - started
     save_grid(
-        images, path, rows=list(labels), title=f"{model}, {chosen}, {plan.nfe} NFE, guidance {guidance:g}, seed {seed}"
+        images,
+        path,
+        rows=list(labels),
+        title=f"{model}, {plan.solver}, {plan.nfe} NFE, guidance {guidance:g}, seed {seed}",
     )
-    rows = plan.cost().forward_passes
+    nfe = f"{plan.nfe} NFE ({plan.cost().forward_passes} forward passes)"
     out.print(
-        f"{path}: {len(wanted)} samples of {model}, {chosen}, {plan.nfe} NFE ({rows} forward passes), {seconds:.2f} s",
+        f"{path}: {len(wanted)} samples of {model}, {plan.solver}, {nfe}, {seconds:.2f} s",
         soft_wrap=True,
         highlight=False,
     )
@@ -167,6 +182,7 @@ def options(
 
 def main() -> None:
     """Entry point; an error of the library is one line on stderr and exit code 1, bad usage is exit code 2."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {' '.join(str(message).split())}\n"
     try:
         app()
     except (PushforwardError, OSError) as error:

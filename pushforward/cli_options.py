@@ -80,3 +80,17 @@ def digits(labels: str) -> Tensor:
     if not labels.isdigit() or not labels.isascii():
         raise ArgumentError("--labels", got=repr(labels), expected="digits, for instance 0123456789")
     return torch.tensor([int(digit) for digit in labels])
+
+
+def named_solver(name: str, options: dict[str, Any], argument: str = "--option") -> str | solvers.FixedGridSolver:
+    """A solver of the command line; "fitted" is left to whoever knows the model.
+
+    Raises:
+        UnknownNameError: No such solver.
+        ArgumentError: Options that it does not have.
+    """
+    if name != solvers.fitting.FITTED:
+        return solvers.solver(name, **options)
+    if options:
+        raise ArgumentError(argument, got=sorted(options), expected="none beside --solver fitted")
+    return name

@@ -20,6 +20,7 @@ from .cli_options import (
     SeedOption,
     ThreadsOption,
     digits,
+    named_solver,
     out,
     parse_options,
 )
@@ -86,7 +87,7 @@ def search_command(
         Budget(budget, seconds=seconds),
         shape=(len(wanted), *models.card(model)["shape"]),
         method=chosen,
-        solver=None if solver is None else solvers.solver(solver, **options),
+        solver=None if solver is None else named_solver(solver, options, "--solver-option"),
         steps=steps,
         grid=grid,
         path=path,

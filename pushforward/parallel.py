@@ -8,16 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import solvers
 from .errors import ArgumentError
 from .models import BranchWeights, Interpolant, Model, interpolant
 from .models.capabilities import check_no_memory
 from .models.guidance import as_guidance
 from .sample import initial_noise
 from .solvers import FixedGridSolver
+from .solvers.fitting import solver_for
 from .solvers.grids import GridFunction
 from .solvers.lowered import lowered_plan
 from .solvers.parallel import ParallelReport, picard
+from .solvers.run_times import run_times
 from .solvers.solver import LastStep
 
 
@@ -53,7 +54,8 @@ def sample_parallel(
         model: A network that takes a time for each row.
         start, steps, grid, path, condition, null, seed, samples, backward, last_step, dtype, device: As in
             :func:`pushforward.sample`.
-        solver: One of one evaluation a step: "euler", "ddim", "ddpm", "euler_ancestral", "dpmpp_2m" and others.
+        solver: One of one evaluation a step: "euler", "ddim", "ddpm", "euler_ancestral", "dpmpp_2m" and others;
+            fitted plans, as there.
         window: Steps evaluated at once for each sample; all by default. A call has up to ``window`` rows a sample.
         tolerance: Largest change of a state that is accepted, in units of the noise that DDPM adds in that step. 0.1
             is the paper's, but for a deterministic solver no better than as many steps as it has rounds; 0 goes on
@@ -80,9 +82,10 @@ def sample_parallel(
     """
     check_no_memory(model, "a parallel run")
     path = model.interpolant if path is None else interpolant(path)
-    times = solvers.grid(grid, steps, path)
+    chosen = solver_for(model, solver, steps, guidance)
+    times = run_times(chosen, grid, steps, path)
     plan = lowered_plan(
-        solvers.solver(solver),
+        chosen,
         times[::-1] if backward else times,
         path,
         model.prediction,

@@ -11,21 +11,22 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
-from . import solvers
 from .errors import ArgumentError, DtypeError, ShapeError
 from .models import BranchWeights, Interpolant, Model, Prediction, Source, interpolant
 from .models.capabilities import check_no_memory, check_transform
 from .models.guidance import as_guidance
-from .solvers import Executor, FittedPlan, FixedGridSolver, Hook, Plan, bundled_fit
+from .solvers import Executor, FixedGridSolver, Hook, Plan
 from .solvers.executor import Check
+from .solvers.fitting import solver_for
 from .solvers.grids import GridFunction
 from .solvers.hooks import replaces_state
 from .solvers.lowered import lowered_plan
+from .solvers.run_times import run_times
 from .solvers.solver import LastStep
 from .solvers.start import check_starts_at_noise, network_device
 from .solvers.start import initial_noise as noise_at_start
 
-TRANSFORM, FITTED, UNIFORM = "transform", "fitted", "uniform"
+TRANSFORM = "transform"
 
 
 def make_plan(
@@ -52,10 +53,8 @@ def make_plan(
 
     """
     path = model.interpolant if path is None else interpolant(path)
-    chosen = bundled_fit(model, steps, guidance) if solver == FITTED else solvers.solver(solver)
-    if isinstance(chosen, FittedPlan):
-        chosen.check_use(model, guidance)
-    times = solvers.grid(own_grid(chosen, steps, grid, path), steps, path)
+    chosen = solver_for(model, solver, steps, guidance)
+    times = run_times(chosen, grid, steps, path)
     times, weights = times[::-1] if backward else times, as_guidance(guidance)
     if weights is not None:
         weights.check_acts(times, path)
@@ -70,14 +69,6 @@ def make_plan(
         observe,
         replace,
     )
-
-
-def own_grid(
-    solver: FixedGridSolver, steps: int | None, grid: str | GridFunction | Sequence[float], path: Interpolant
-) -> str | GridFunction | Sequence[float]:
-    """The grid that a solver was made for, unless another was asked for (which the solver then refuses)."""
-    own = solver.times_on(path)
-    return grid if own is None or grid != UNIFORM or steps not in (None, len(own) - 1) else own
 
 
 @lru_cache(maxsize=256)

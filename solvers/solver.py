@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -137,6 +138,25 @@ def solver(name: str | FixedGridSolver, **options: object) -> FixedGridSolver:
     if name not in REGISTRY:
         raise UnknownNameError("solver", got=repr(name), expected=f"one of {', '.join(sorted(REGISTRY))}")
     return REGISTRY[name](**options)
+
+
+def registered_options(solver: FixedGridSolver) -> tuple[str, dict[str, object]]:
+    """A registered solver as its name and all its options, ready for JSON; ``solver(name, **options)`` is the inverse.
+
+    Raises:
+        ArgumentError: An option that JSON cannot hold.
+
+    Example:
+        >>> registered_options(solver("ddim", eta=0.5))
+        ('ddim', {'eta': 0.5})
+    """
+    own = {field.name: getattr(solver, field.name) for field in dataclasses.fields(solver)}  # type: ignore[arg-type]
+    try:
+        json.dumps(own, allow_nan=True)
+    except TypeError as error:
+        hint = "Pass the solver's name and solver_options that JSON can hold"
+        raise ArgumentError("solver", got=str(solver), expected="options of numbers and names", hint=hint) from error
+    return solver.name, own
 
 
 def solvers() -> Iterator[tuple[str, FixedGridSolver]]:

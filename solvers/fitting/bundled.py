@@ -8,9 +8,12 @@ from pathlib import Path
 from ...errors import UnknownNameError
 from ...models import BranchWeights, Model
 from ...models.fingerprint import fingerprint
+from ..solver import FixedGridSolver
+from ..solver import solver as solver_of
 from .fitted_plan import FittedPlan
 from .report import scale_of
 
+FITTED = "fitted"
 FOLDER = Path(__file__).parent / "plans"
 
 
@@ -53,3 +56,24 @@ def bundled_fit(model: Model, steps: int | None, guidance: BranchWeights | float
         expected=f"for this model one of: {there}" if known else "a bundled model, with its own weights",
         hint="pf.fit(model, steps, shape) makes one for any model",
     )
+
+
+def solver_for(
+    model: Model, solver: str | FixedGridSolver, steps: int | None, guidance: BranchWeights | float | None
+) -> FixedGridSolver:
+    """A solver by name or as an object, for a run of this model: "fitted" is the one that ships for it.
+
+    A fitted plan warns where it meets another model or guidance than it was fitted to.
+
+    Raises:
+        UnknownNameError: No such solver, or none that was fitted to this.
+
+    Example:
+        >>> from pushforward.models import load
+        >>> solver_for(load("digits28-small"), "heun", 4, 1.0).order
+        2
+    """
+    chosen = bundled_fit(model, steps, guidance) if solver == FITTED else solver_of(solver)
+    if isinstance(chosen, FittedPlan):
+        chosen.check_use(model, guidance)
+    return chosen

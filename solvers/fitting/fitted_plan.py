@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,10 @@ from typing import Any
 from ...errors import CorruptFileError, GridError, UnknownNameError
 from ...models import BranchWeights, Interpolant, Model, interpolant_from_config
 from ...models.fingerprint import UNKNOWN, fingerprint
-from ..interop.configuration import named
 from ..ode.fitted import FittedMultistep, same_level
 from ..pilot import Times
 from ..plan import Channelwise, Coefficient, StepBuilder
-from ..solver import FixedGridSolver
+from ..solver import FixedGridSolver, registered_options
 from ..solver import solver as solver_of
 from .report import FitReport, scale_of
 
@@ -91,6 +91,11 @@ class FittedPlan(FixedGridSolver):
         """Whether the formula is a fitted one, and not the base solver."""
         return isinstance(self.solver, FittedMultistep)
 
+    @property
+    def noise_ratios(self) -> Times:
+        """Noise ratios of its times, decreasing: what k-diffusion's functions take as ``sigmas``."""
+        return tuple([self.interpolant.noise_ratio(t) for t in self.times])
+
     def times_on(self, interpolant: Interpolant) -> Times:
         """Its grid on a path: the times there with the same noise ratios."""
         if interpolant == self.interpolant:
@@ -130,9 +135,9 @@ class FittedPlan(FixedGridSolver):
 
     # --- files -------------------------------------------------------------------------------------------------
 
-    def to_json(self, *, indent: int | None = None) -> str:
-        """Everything as JSON; floats keep every bit."""
-        values = {
+    def to_config(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return {
             "format": FORMAT,
             "fingerprint": self.fingerprint,
             "guidance": list(self.guidance),
@@ -141,7 +146,33 @@ class FittedPlan(FixedGridSolver):
             "solver": solver_config(self.solver),
             "report": self.report.to_config(),
         }
-        return json.dumps(values, indent=indent)
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """Everything as JSON; floats keep every bit."""
+        return json.dumps(self.to_config(), indent=indent)
+
+    @classmethod
+    def from_config(cls, values: Mapping[str, Any]) -> FittedPlan:
+        """Inverse of :meth:`to_config`, also after a trip through JSON.
+
+        Raises:
+            CorruptFileError: Values that are no fitted plan.
+        """
+        try:
+            if values["format"] != FORMAT:
+                raise CorruptFileError("fitted plan", got=values["format"], expected=FORMAT)
+            times, path = tuple(values["times"]), interpolant_from_config(values["interpolant"])
+            return cls(
+                solver_from_config(values["solver"], times, path),
+                times,
+                path,
+                tuple(values["guidance"]),
+                values["fingerprint"],
+                FitReport.from_config(values["report"]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            expected = "JSON that to_json wrote"
+            raise CorruptFileError("fitted plan", got=f"{type(error).__name__}: {error}", expected=expected) from error
 
     @classmethod
     def from_json(cls, text: str, model: Model | None = None) -> FittedPlan:
@@ -156,20 +187,9 @@ class FittedPlan(FixedGridSolver):
         """
         try:
             values = json.loads(text)
-            if values["format"] != FORMAT:
-                raise CorruptFileError("fitted plan", got=values["format"], expected=FORMAT)
-            times, path = tuple(values["times"]), interpolant_from_config(values["interpolant"])
-            found = cls(
-                solver_from_config(values["solver"], times, path),
-                times,
-                path,
-                tuple(values["guidance"]),
-                values["fingerprint"],
-                FitReport.from_config(values["report"]),
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            expected = "JSON that to_json wrote"
-            raise CorruptFileError("fitted plan", got=f"{type(error).__name__}: {error}", expected=expected) from error
+        except ValueError as error:
+            raise CorruptFileError("fitted plan", got=f"{type(error).__name__}: {error}", expected="JSON") from error
+        found = cls.from_config(values)
         if model is not None:
             first, *_ = found.guidance
             found.check_use(model, None if isinstance(first, str) else first)
@@ -190,7 +210,7 @@ def solver_config(solver: FixedGridSolver) -> dict[str, Any]:
     if isinstance(solver, FittedMultistep):
         weights = [[plain(weight) for weight in row] for row in solver.weights]
         return {"weights": weights, "scales": [plain(a) for a in solver.scales], "quantity": solver.quantity}
-    name, options = named(solver, None)
+    name, options = registered_options(solver)
     return {"name": name, "options": options}
 
 

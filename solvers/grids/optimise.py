@@ -88,7 +88,7 @@ def optimise_grid(
         dtype, device: Of the states.
 
     Raises:
-        ArgumentError: A number out of range, or a solver that draws noise.
+        ArgumentError: A number out of range, or a solver that draws noise or has a grid of its own.
         PushforwardError: What a run on the base grid would raise.
 
     Source:
@@ -110,6 +110,8 @@ def optimise_grid(
             raise ArgumentError(name, got=repr(value), expected=f"an integer, at least {least}")
     check_power(power)
     method = solver_of(solver)
+    if method.times_on(model.interpolant) is not None:
+        raise ArgumentError("solver", got=str(method), expected="one for any grid: this one was fitted to its own")
     base_times = grid(base, steps, model.interpolant)
     noise = kernels.normal(
         (pilot + held_out, *shape), seed=seed, draw=kernels.Draw(kernels.PURPOSE_INITIAL, 0), dtype=dtype, device=device

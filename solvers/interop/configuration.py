@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +9,9 @@ from typing import Any
 from ... import kernels
 from ...errors import ArgumentError
 from ..executor import TransformFunction
-from ..solver import FixedGridSolver
+from ..fitting import FITTED, FittedPlan
+from ..solver import FixedGridSolver, registered_options
+from ..solver import solver as solver_of
 from .training import training_of
 
 CONVENTIONS = {"Euler": "levels", "Heun": "levels", "LMS": "levels", "KDPM2": "levels"} | dict.fromkeys(
@@ -19,7 +20,7 @@ CONVENTIONS = {"Euler": "levels", "Heun": "levels", "LMS": "levels", "KDPM2": "l
 
 
 def named(solver: FixedGridSolver, options: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
-    """A solver object as its registered name and the options it has, which a configuration can hold.
+    """A solver object as a name and options, which a configuration can hold; of a fitted plan all that it is.
 
     Raises:
         ArgumentError: Options beside the object, or one that JSON cannot hold.
@@ -27,13 +28,23 @@ def named(solver: FixedGridSolver, options: Mapping[str, Any] | None) -> tuple[s
     """
     if options:
         raise ArgumentError("solver_options", got=sorted(options), expected="none beside a solver object")
-    own = {field.name: getattr(solver, field.name) for field in dataclasses.fields(solver)}  # type: ignore[arg-type]
-    try:
-        json.dumps(own, allow_nan=True)
-    except TypeError as error:
-        hint = "Pass the solver's name and solver_options that JSON can hold"
-        raise ArgumentError("solver", got=str(solver), expected="options of numbers and names", hint=hint) from error
-    return solver.name, own
+    return (FITTED, json.loads(solver.to_json())) if isinstance(solver, FittedPlan) else registered_options(solver)
+
+
+def restored(name: str, options: Mapping[str, Any] | None) -> FixedGridSolver:
+    """Inverse of :func:`named`, also after a trip through JSON.
+
+    Raises:
+        UnknownNameError, ArgumentError: No such solver or option.
+        CorruptFileError: Options that are no fitted plan.
+
+    """
+    if name != FITTED:
+        return solver_of(name, **(options or {}))
+    if not options:
+        expected = "a fitted plan as an object: what ships for a model is found by its weights, which are not here"
+        raise ArgumentError("solver", got=repr(name), expected=expected)
+    return FittedPlan.from_config(options)
 
 
 def translated(config: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from ...errors import DtypeError, GridError, UnknownNameError
+from ...errors import ArgumentError, DtypeError, GridError, UnknownNameError
 from ...kernels import Draw
 from ...models import EDM, Interpolant, Linear, Prediction
 from ...models import prediction as make_prediction
@@ -72,8 +72,12 @@ class Sampler(Protocol):
 
 
 @lru_cache(maxsize=256)
-def sampler(name: str) -> Sampler:
+def sampler(name: str | FixedGridSolver) -> Sampler:
     """k-diffusion's ``sample_NAME``, for the name of a registered solver or one of k-diffusion's own.
+
+    Instead of a name, a solver object: then the function has no options. A fitted plan is for its own noise levels
+    alone, ``sigmas=fitted.noise_ratios`` (rounded to float32 or not), which begin at a finite one if the grid of the
+    fit begins after t = 0.
 
     The function returned moves ``x`` along ``sigmas`` and takes:
 
@@ -98,13 +102,17 @@ def sampler(name: str) -> Sampler:
     Raises:
         UnknownNameError: No such solver.
 
+    Raises, when called:
+        GridError: Levels that are none, or others than a fitted plan's own.
+        ArgumentError: Options that the solver does not have; any beside an object.
+
     Example:
         >>> x = sampler("heun")(lambda x, sigma: 0 * x, torch.ones(1, 2), [2.0, 1.0, 0.5])
         >>> x
         tensor([[0.2500, 0.2500]])
 
     """
-    if name not in available():
+    if isinstance(name, str) and name not in available():
         raise UnknownNameError("sampler", got=repr(name), expected="one of " + ", ".join(available()))
 
     @torch.no_grad()
@@ -130,7 +138,7 @@ def sampler(name: str) -> Sampler:
         hidden = not sys.stderr.isatty() if disable is None else disable
         shown = -1
         with Progress(console=Console(stderr=True), disable=hidden) as progress:
-            bar = progress.add_task(f"sample_{name}", total=len(asked))
+            bar = progress.add_task(sample.__name__, total=len(asked))
             for request in run:
                 sigma = asked[request.index]
                 denoised = model(request.input, sigma, **arguments).to(x.dtype)
@@ -142,8 +150,8 @@ def sampler(name: str) -> Sampler:
                 progress.advance(bar)
         return run.result
 
-    sample.__name__ = sample.__qualname__ = f"sample_{name}"
-    sample.__doc__ = f"``sample_{name}(model, x, sigmas, ...)``; see :func:`sampler`."
+    sample.__name__ = sample.__qualname__ = f"sample_{name if isinstance(name, str) else name.name}"
+    sample.__doc__ = f"``{sample.__name__}(model, x, sigmas, ...)``; see :func:`sampler`."
     return sample
 
 
@@ -152,13 +160,18 @@ def available() -> list[str]:
     return sorted({*REGISTRY, *(name for name, ways in NAMES.items() if any(way in REGISTRY for way, _ in ways))})
 
 
-def resolve(name: str, options: Mapping[str, Any]) -> FixedGridSolver:
-    """The solver behind a name of k-diffusion's, with its options.
+def resolve(name: str | FixedGridSolver, options: Mapping[str, Any]) -> FixedGridSolver:
+    """The solver behind a name of k-diffusion's, with its options; a solver object itself.
 
     Options that ask for nothing (``s_churn=0``) are dropped where the solver does not have them; ``s_churn`` above 0
     turns Euler and Heun into their stochastic forms.
     """
     given = dict(options)
+    if isinstance(name, FixedGridSolver):
+        asked = [key for key, value in given.items() if NEUTRAL.get(key) != value]
+        if asked:
+            raise ArgumentError("options", got=asked, expected="none beside a solver object")
+        return name
     if given.get("s_churn", 0) and CHURNED.get(name) in REGISTRY:
         name = CHURNED[name]
     ways = [way for way in NAMES.get(name, ((name, {}),)) if way[0] in REGISTRY]

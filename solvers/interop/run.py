@@ -173,6 +173,8 @@ def tail(
     """
     if begin == 0:
         return whole
+    if solver.times_on(prediction.interpolant) is not None:
+        raise ArgumentError("begin_index", got=begin, expected=f"0: {solver} is for the whole of its grid")
     asked = [evaluation.time for evaluation in whole.plan.evaluations[begin:]]
     if asked:
         step, grid = whole.plan.evaluations[begin].step, whole.plan.grid

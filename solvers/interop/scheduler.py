@@ -14,13 +14,13 @@ from torch import Tensor
 
 from ...errors import ArgumentError, PlanError
 from ...models import Prediction
+from ..run_times import run_times
 from ..solver import FixedGridSolver, LastStep
-from ..solver import solver as solver_of
-from .configuration import clean_transform, clean_transforms, named, translated
+from .configuration import clean_transform, clean_transforms, named, restored, translated
 from .generators import Generators, sample_ids
 from .run import OutsideRun
 from .schedule import Schedule, scheduled
-from .spacing import trained_times
+from .spacing import asks_for_levels, trained_times
 from .timetable import Timetable
 from .training import Mixing, Training, check_flow_path, trained_prediction, training_of
 
@@ -61,7 +61,8 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):
     is never written to again; one that the pipeline changes, or replaces, is where the run goes on.
 
     Args:
-        solver: A registered solver, or one as an object (then without ``solver_options``).
+        solver: A registered solver, or one as an object (then without ``solver_options``). A fitted plan brings its own
+            grid, and the configuration holds all of it; the guidance is the pipeline's.
         solver_options: Its options.
         path: None or "edm": where the solver works. Heun in the noise level, as diffusers' HeunDiscreteScheduler, is
             "heun" on "edm". Not for flow matching.
@@ -143,7 +144,7 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):
         if isinstance(solver, FixedGridSolver):
             solver, solver_options = named(solver, solver_options)
             self.register_to_config(solver=solver, solver_options=solver_options)
-        self._solver = solver_of(solver, **(solver_options or {}))
+        self._solver = restored(solver, solver_options)
         self._training = training or training_of(self.config)
         self.register_to_config(training=self._training)
         check_flow_path(self._training, path)
@@ -181,6 +182,8 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):
         name = str(config.get("_class_name") or name)
         # diffusers would leave out the values which its class has by default, to take ours instead.
         values = {key: value for key, value in config.items() if key != "_use_default_values"}
+        if "solver" in kwargs and kwargs["solver"] != values.get("solver"):
+            values.pop("solver_options", None)  # another solver's
         if name != cls.__name__ and "training" not in config:
             values = translated(values, name) | {"_class_name": name or cls.__name__}
         return super().from_config(values, return_unused_kwargs, **kwargs)
@@ -203,11 +206,13 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):
         """Plan a run.
 
         Args:
-            num_inference_steps: Steps; of several evaluations each if the solver has as many.
+            num_inference_steps: Steps; of several evaluations each if the solver has as many. A fitted plan knows its
+                own.
             device: Where the timesteps are put.
             timesteps: The network's own times of the steps, decreasing, instead.
             sigmas: Noise levels of the steps, decreasing, instead; a last 0 may be left out. Of flow networks 1 - t,
-                which are shifted as configured, as in diffusers.
+                which are shifted as configured, as in diffusers. To a fitted plan the uniform levels that pipelines
+                pass by themselves say no more than a number of steps.
             mu: Of dynamic shifting.
 
         Raises:
@@ -238,7 +243,12 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):
         mu: float | None,
     ) -> Schedule:
         config, trained = self.config, self._trained
-        times = trained_times(config, trained, self._training, steps, timesteps=timesteps, sigmas=sigmas, mu=mu)
+        own = self._solver.times_on(trained.interpolant) is not None
+        if own and config["grid"] is None and timesteps is None and not asks_for_levels(sigmas, self._training):
+            steps = steps if sigmas is None else len(sigmas)
+            times = run_times(self._solver, None, steps, trained.interpolant)
+        else:
+            times = trained_times(config, trained, self._training, steps, timesteps=timesteps, sigmas=sigmas, mu=mu)
         return scheduled(self._solver, times, trained, config["path"], clean_transform(config), config["last_step"])
 
     def set_begin_index(self, begin_index: int = 0) -> None:

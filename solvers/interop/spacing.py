@@ -76,6 +76,20 @@ def trained_times(
     return ended([path.time_at_noise_ratio(level) for level in levels], config, prediction)
 
 
+def asks_for_levels(sigmas: Sequence[float] | None, training: str) -> bool:
+    """Whether noise levels are any but those that pipelines of flow networks pass unasked: 1, 1 - 1/n, ..., 1/n.
+
+    Example:
+        >>> asks_for_levels([1.0, 0.75, 0.5, 0.25], "flow"), asks_for_levels([1.0, 0.4], "flow")
+        (False, True)
+
+    """
+    if sigmas is None:
+        return False
+    n = len(sigmas)
+    return training != "flow" or any(abs(s - (1 - k / n)) > 1e-6 for k, s in enumerate(sigmas))  # float32, for some
+
+
 def ended(times: Sequence[float], config: Mapping[str, Any], prediction: Prediction) -> tuple[float, ...]:
     """The times with the last one, clean data or the smallest trained noise level, after them if it is not there."""
     path = prediction.interpolant

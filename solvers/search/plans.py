@@ -6,6 +6,7 @@ import dataclasses
 from functools import lru_cache
 
 from ... import kernels
+from ...errors import ArgumentError
 from ...models import BranchWeights, Interpolant, Prediction
 from ..grids import grid
 from ..lowered import lowered_plan
@@ -43,7 +44,13 @@ def part_plan(task: Task, start: float, end: float, steps: int) -> Plan:
     r"""The task's solver between two times of its path, on its grid moved there.
 
     .. math:: t_i = a + (b - a) \frac{g_i - g_0}{g_n - g_0}
+
+    Raises:
+        ArgumentError: The solver is made for one grid, from its beginning to its end.
     """
+    if task.solver.times_on(task.path) is not None:
+        expected = "one for any grid: this method solves parts of the time by themselves"
+        raise ArgumentError("solver", got=str(task.solver), expected=expected)
     shape = grid(task.schedule, steps, task.path)
     share = [(g - shape[0]) / (shape[-1] - shape[0]) for g in shape]
     times = (start, *(start + (end - start) * s for s in share[1:-1]), end)

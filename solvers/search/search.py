@@ -15,13 +15,13 @@ from ...models import BranchWeights, Interpolant, Model, interpolant
 from ...models.capabilities import check_rows_may_move, check_source_is_noise
 from ...models.guidance import as_guidance
 from ...models.verifiers import RankEnsemble, check_context, is_rowwise, name_of
+from ..fitting import solver_for
 from ..grids import GridFunction
-from ..grids import grid as make_grid
 from ..lowered import lowered_plan
 from ..particles import Shard
 from ..particles.distributed import GroupLike, shard_of
+from ..run_times import run_times
 from ..solver import FixedGridSolver
-from ..solver import solver as make_solver
 from ..start import check_starts_at_noise, network_device
 from .budget import Budget, BudgetLike, Ledger
 from .checkpoint import Checkpoint
@@ -78,7 +78,7 @@ def search(
         shape: [S, *D]: S independent requests (prompts), each searched for with a budget of its own.
         method: A name from :func:`methods`, or a method with its options, for instance ``SVDD(chains=4)``.
         solver, steps, grid, path: As in :func:`pushforward.sample`; by default the method's own. A grid that is given
-            is on the model's path, unless that is given too.
+            is on the model's path, unless that is given too; so is that of a fitted plan, which brings its own.
         guidance, condition, null: As in :func:`pushforward.sample`; tensors have S rows, or one.
         context: What the reward is told: a tree with an entry for each request, or for all; by default ``condition``,
             but for its shared tensors.
@@ -194,14 +194,15 @@ def make_task(
     check_reward_of_rows(reward, method)
     if pad and batch is None:
         raise ArgumentError("pad", got=True, expected="a number of rows as batch=")
+    stepper = method.solver if solver is None else solver_for(model, solver, steps, guidance)
     target = interpolant(path or method.path or model.interpolant)
-    if path is None and grid is not None:  # explicit times are on the model's own path unless said otherwise
+    own = stepper.times_on(model.interpolant) is not None
+    if path is None and (grid is not None or own):  # explicit times are on the model's own path unless said otherwise
         target = model.interpolant
-    stepper = method.solver if solver is None else make_solver(solver)
-    schedule = method.grid if grid is None else grid
-    if steps is None and isinstance(schedule, str):
+    schedule = method.grid if grid is None and not own else grid
+    if steps is None and isinstance(schedule, str) and not own:
         steps = method.steps
-    times = make_grid(schedule, steps, target)
+    times = run_times(stepper, schedule, steps, target)
     chosen = as_guidance(guidance)
     prediction = model.prediction
     whole = (stepper, tuple(times), target, prediction, chosen)
@@ -224,7 +225,7 @@ def make_task(
         plan=optimised_plan(*whole),
         lowered=lowered,
         solver=stepper,
-        schedule=schedule if isinstance(schedule, str) or callable(schedule) else tuple(times),
+        schedule=schedule if not own and (isinstance(schedule, str) or callable(schedule)) else tuple(times),
         reward=reward,
         context=context,
         requests=check_requests(requests, sizes[0]),

@@ -106,6 +106,9 @@ class TokenExecutor:
             raise PlanError(
                 "solver", got=got, expected="a deterministic one whose steps stand alone: euler, heun, ddim"
             )
+        if solver.times_on(prediction.interpolant) is not None:
+            got = f"{solver}, which has a grid of its own"
+            raise PlanError("solver", got=got, expected="one for any grid, as tokens have theirs: euler, heun, ddim")
         self.solver, self.grid, self.prediction, self.guidance = solver, grid, prediction, guidance
         self.columns, self.which = grid.groups
         groups = torch.from_numpy(self.which).to(x0.device)
