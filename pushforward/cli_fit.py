@@ -92,7 +92,7 @@ def read_scales(texts: list[str]) -> tuple[float, ...]:
     except ValueError:
         scales = ()
     if not scales or len(set(scales)) < len(scales):
-        raise ArgumentError("--guidance", got=",".join(texts), expected="distinct numbers such as 2, or 1,2")
+        raise ArgumentError("--guidance", got=repr(",".join(texts)), expected="distinct numbers such as 2, or 1,2")
     return scales
 
 
