@@ -4,6 +4,9 @@ The network is one elementwise function, so that every step has a new output, as
 while it works. Ours is a prepared executor from one request to the next; theirs is ``scheduler.step`` after
 ``set_timesteps``, which is not timed. Both must end at the same sample. Rows "with set-up" count that too: binding
 the plan to its buffers, and ``set_timesteps``. All times are for one step of the grid.
+
+No scheduler has the formula of a fitted plan, so its rows are beside our own two-step multistep solver, which stands
+where diffusers' scheduler does in the others: 1 is no more overhead than that.
 """
 
 from __future__ import annotations
@@ -18,8 +21,10 @@ from torch import Tensor
 
 import pushforward as pf
 from pushforward.models.adapters.diffusers import read_scheduler
+from pushforward.solvers.ode.fitted import FittedMultistep
 
 STEPS = 20
+MOST = 15  # outputs that a step of a fitted plan reads, where nothing else is asked for
 SHAPES = [(1, 4, 32, 32), (1, 4, 64, 64), (1, 16, 128, 128), (8, 16, 128, 128)]
 
 
@@ -106,6 +111,25 @@ def diffusion(kind: str, solver: pf.solvers.FixedGridSolver, **options: object) 
     return scheduler, pf.make_plan(model, solver=solver, grid=grid)
 
 
+def fitted(memory: int) -> tuple[FittedMultistep, pf.Plan]:
+    """A formula of up to so many outputs, as a fit would return it, with coefficients of no meaning, and its plan."""
+    grid = tuple(k / STEPS for k in range(STEPS + 1))
+    rows = [[1.5 / STEPS, *[-0.5 / STEPS / (j + 1) for j in range(n)]][:memory] for n in range(STEPS)]
+    scales = tuple(1 + 0.01 * (-1) ** n for n in range(STEPS))
+    formula = FittedMultistep(grid, tuple(map(tuple, rows)), pf.models.Linear(), scales)
+    model = pf.models.adapt(torch.nn.Identity(), pf.models.prediction("velocity", "linear"))
+    return formula, pf.make_plan(model, solver=formula)
+
+
+def by_hand(formula: FittedMultistep, x: Tensor) -> Tensor:
+    """The run of a formula, written out."""
+    past: list[Tensor] = []
+    for scale, row in zip(formula.scales, formula.weights, strict=True):
+        past.insert(0, network(x))
+        x = scale * x + sum(w * v for w, v in zip(row, past, strict=False))
+    return x
+
+
 def benchmark(bench: Benchmark) -> None:
     """One row for each algorithm and shape."""
     solver = pf.solvers.solver
@@ -129,6 +153,17 @@ def benchmark(bench: Benchmark) -> None:
                     case, "diffusers", ours(plan, x0, mine, set_up), theirs(scheduler, x0, peer, set_up), repeats=STEPS
                 )
                 torch.testing.assert_close(mine.x, peer.x, rtol=1e-4, atol=1e-4)
+    two_step = pairs["dpmpp_2m"][1]
+    for memory in (2, MOST):
+        formula, plan = fitted(memory)
+        for shape in SHAPES[1::2] if bench.quick else SHAPES:
+            x0 = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+            case, mine, peer = f"fitted, {memory} outputs {'x'.join(map(str, shape))} float32", Result(), Result()
+            if not bench.wants(case):
+                continue
+            others = ours(two_step, x0, peer, False)
+            bench.compare(case, "our dpmpp_2m", ours(plan, x0, mine, False), others, repeats=STEPS)
+            torch.testing.assert_close(mine.x, by_hand(formula, x0), rtol=1e-4, atol=1e-4)
 
 
 if __name__ == "__main__":

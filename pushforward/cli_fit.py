@@ -7,7 +7,7 @@ from typing import Annotated, cast
 
 import torch
 import typer
-from click.core import ParameterSource
+from torch import Tensor
 
 from . import models
 from .cli_options import GridOption, ModelOption, ProgressOption, SeedOption, StepsOption, ThreadsOption, out
@@ -50,8 +50,7 @@ def fit_command(
         torch.set_num_threads(threads)
     network, card = models.load(model), models.card(model)
     count = default_pairs(int(torch.Size(card["shape"]).numel())) if pairs is None else pairs
-    # Starts are dealt out to the scales in turn, so labels change after each has had one.
-    labels = torch.arange(max(count, 0)) // len(scales) % card["architecture"]["arguments"]["classes"]
+    labels = dealt(max(count, 0), len(scales), card["architecture"]["arguments"]["classes"])
     plan = fit(
         network,
         steps,
@@ -96,6 +95,16 @@ def read_scales(texts: list[str]) -> tuple[float, ...]:
     return scales
 
 
+def dealt(count: int, scales: int, classes: int) -> Tensor:
+    """A label for each start; starts are dealt out to the scales in turn, so labels change after each has had one.
+
+    Example:
+        >>> dealt(8, 2, 3)
+        tensor([0, 0, 1, 1, 2, 2, 0, 0])
+    """
+    return torch.arange(count) // scales % classes
+
+
 def read_plan(path: Path, context: typer.Context) -> tuple[FittedPlan, float]:
     """A fitted plan of a file and the guidance to use it with: the command's, or the plan's where it has another.
 
@@ -122,7 +131,8 @@ def read_plan(path: Path, context: typer.Context) -> tuple[FittedPlan, float]:
 
 def stated(context: typer.Context, name: str) -> bool:
     """Whether an option is on the command line, and not a default."""
-    return context.get_parameter_source(name) not in (None, ParameterSource.DEFAULT)
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"  # of click, or of the copy of click in typer
 
 
 def said(scales: tuple[float | str, ...] | list[float]) -> str:
