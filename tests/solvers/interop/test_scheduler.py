@@ -197,7 +197,7 @@ def test_configuration_survives_a_folder(tmp_path: Any) -> None:
     third = DiffusersScheduler.from_config(first.config)
     for again in (second, third):
         assert again.config.solver == "ddim"
-        assert again.config.solver_options == {"eta": 0.5}
+        assert again.config.solver_options == {"eta": 0.5, "repeats": 1}
         left, right = (sampled(s, 4, generator=torch.Generator().manual_seed(1)) for s in (first, again))
         assert torch.equal(left, right)
 
