@@ -99,20 +99,26 @@ class Problem:
 class Mixture(Problem):
     """The reference mixture, whose denoiser is exact."""
 
+    dimension = 2
+
     def __init__(self, path: models.Interpolant, count: int) -> None:
         kind = "flow" if isinstance(path, models.Linear) else "diffusion"
-        super().__init__(f"mixture, {kind}", path, (count, 2))
+        super().__init__(f"mixture, {kind}", path, (count, self.dimension))
         self.kind = "velocity" if kind == "flow" else "noise"
+
+    def oracle(self, path: models.Interpolant) -> models.MixtureOracle:
+        """The mixture on a path."""
+        return models.reference_mixture(path)
 
     @cache  # noqa: B019  # a problem lives as long as the script
     def model(self, dtype: torch.dtype) -> models.Model:
         """A velocity on the linear path, a noise prediction elsewhere."""
-        return models.reference_mixture(self.path).model(self.kind)
+        return self.oracle(self.path).model(self.kind)
 
     @cache  # noqa: B019
     def linear(self, dtype: torch.dtype) -> models.BoundModel:
         """The velocity."""
-        return models.reference_mixture().model().bind()
+        return self.oracle(models.Linear()).model().bind()
 
 
 class Digits(Problem):

@@ -165,9 +165,10 @@ def fitted_run(problem: Problem, nfe: int) -> Iterator[tuple[Run, pf.Plan]]:
     model = problem.model(torch.float32)
     base = times_of("uniform", nfe, problem.path)
     assert base is not None
-    fit = pf.fit_multistep(model, nfe, problem.shape[1:], base=base, **of_search(problem))
-    plan = pf.make_plan(model, solver=fit.solver, grid=fit.times)
-    yield made_run(problem, nfe, FITTED, "fit_multistep", "from uniform", plan), plan
+    options = of_search(problem)
+    pairs = options.pop("pilot") + options.pop("held_out")  # fit itself divides them
+    plan = pf.make_plan(model, solver=pf.fit(model, nfe, problem.shape[1:], grid=base, pairs=pairs, **options))
+    yield made_run(problem, nfe, FITTED, "fit", "from uniform", plan), plan
 
 
 def made_run(problem: Problem, nfe: int, library: str, solver: str, grid: str, plan: pf.Plan) -> Run:
@@ -355,8 +356,8 @@ Written by `benchmarks/work_precision.py --markdown docs/work_precision.md --plo
 make it again (k-diffusion and azula are compared where they are installed). Each cell is the root mean square distance
 to the exact samples of the same starts, and where it is known the median sample's in brackets, for the best solver and
 grid of a library at no more than so many network evaluations. All fixed grids compete, on both sides; an optimised grid
-was made by `pushforward.optimise_grid`, a grid with its weights by `pushforward.fit_multistep`, both on other starts
-than those measured here. The ratios compare with the best of all peers: above 1, ours is more accurate.
+was made by `pushforward.optimise_grid`, a grid with its weights by `pushforward.fit`, both on other starts than those
+measured here. The ratios compare with the best of all peers: above 1, ours is more accurate.
 
 - "mixture, flow": three Gaussians in the plane (`models.reference_mixture`) on the linear path from pure noise.
 - "mixture, diffusion": the same on Stable Diffusion's discrete path (scaled linear betas), from its last level.

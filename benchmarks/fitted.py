@@ -1,0 +1,460 @@
+"""What does a solver that was made for the model leave of the error of the best one that was not?
+
+Plans of `pushforward.fit` against every deterministic solver that is registered, on every registered grid, and against
+every sampler of diffusers (and of azula and k-diffusion, where they are installed) on each of its schedules, in as many
+network evaluations and on starts that no fit has seen:
+
+- Gaussian mixtures in 2 to 64 dimensions, as velocities on the linear path and as noise predictions on Stable
+  Diffusion's: root mean square distance to the exact samples, relative to the samples' root mean square;
+- formulas that read no more than the last 2 or 3 outputs: how much of that gain is left, and how many states live;
+- the bundled digits at guidance 1 and 2: distance to the solution in 1,000 steps, and of 1,000 samples the energy
+  distance to real digits and the Frechet distance in the features of a classifier that neither has met.
+
+``--json FILE`` keeps the results after each case, and ``--reuse FILE`` takes what is there, so that a long run can be
+done in pieces; ``--markdown PAGE`` writes the tables between the marks of a page, ``--plot FILE`` the picture.
+``--only NAME`` selects problems by the beginning of their name, ``--fits`` what is fitted on mixtures. ``--quick``: one
+small mixture at 5 evaluations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from _harness import machine
+from _peers import peers
+from _sampling import DIGITS, Digits, Mixture, Problem
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from work_precision import OURS, Run, best, largest_plan, our_runs, peer_runs, pipes, sample
+
+import pushforward as pf
+from pushforward import models, solvers
+from pushforward.errors import UnknownNameError
+
+NFE, NFE_32, NFE_DIGITS = (5, 8, 10), (5, 8, 10, 15), (5, 6, 8, 10)
+FITS: dict[str, dict[str, Any]] = {
+    "fitted": {}, "fitted, memory 2": {"memory": 2}, "fitted, memory 3": {"memory": 3},
+    "fitted, gradient": {"method": "gradient"}, "fitted, both": {"method": "both"},
+}  # fmt: skip
+EVERYWHERE = ("fitted", "fitted, memory 2", "fitted, memory 3")
+COUNT, PAIRS = 256, 512  # starts that are measured; that a mixture's plan is made from
+STATES_OF = {"flow": {2: "ab2", 3: "ab3"}, "diffusion": {2: "dpmpp_2m", 3: "dpmpp_3m"}}  # multistep solvers of a memory
+METHODS = ("fitted", "fitted, gradient", "fitted, both")
+KEPT = 3  # runs of one library that are written down
+SAMPLES, PART = 1000, 100
+BEGIN, END = "<!-- tables of benchmarks/fitted.py -->", "<!-- end of the tables -->"
+
+
+@dataclass(frozen=True)
+class Entry(Run):
+    """A run, with what else is known of it.
+
+    Attributes:
+        live, live_standard: Most state-sized tensors at once, and those of a multistep solver of as much memory.
+        seconds: Of the fit.
+        energy, frechet: Distances of many samples to real digits.
+    """
+
+    live: int | None = None
+    live_standard: int | None = None
+    seconds: float | None = None
+    energy: float | None = None
+    frechet: float | None = None
+
+
+class Relative(Mixture):
+    """A mixture in d dimensions, with relative errors.
+
+    In two it is `models.reference_mixture`; in more, five Gaussians with means from N(0, 1) and covariances
+    (1 + A A^T / d) / 20, A of standard normals.
+    """
+
+    def __init__(self, path: models.Interpolant, count: int, dimension: int) -> None:
+        self.dimension = dimension
+        super().__init__(path, count)
+        self.name = f"mixture {dimension}, {self.name.removeprefix('mixture, ')}"
+        self.reference = ("rk4", 100)
+
+    def oracle(self, path: models.Interpolant) -> models.MixtureOracle:
+        """The mixture on a path."""
+        if self.dimension == 2:
+            return super().oracle(path)
+        draw, d = pf.kernels.Draw(pf.kernels.PURPOSE_USER, 0), self.dimension
+        z = pf.kernels.normal((5, 1 + d, d), seed=d, draw=draw, dtype=torch.float64)
+        covariances = (torch.eye(d, dtype=torch.float64) + z[:, 1:] @ z[:, 1:].mT / d) / 20
+        return models.MixtureOracle([3, 2.5, 2, 1.5, 1], list(z[:, 0]), list(covariances), path)
+
+    def errors(self, x: Tensor, nu: float) -> tuple[float, float]:
+        """Relative to the root mean square of the exact samples."""
+        scale = self.exact(nu).square().mean().sqrt().item()
+        error, median = super().errors(x, nu)
+        return error / scale, median / scale
+
+
+class GuidedDigits(Digits):
+    """The bundled digit model at a guidance scale, as one model; samples from number ``first`` on."""
+
+    def __init__(self, guidance: float, count: int, first: int = 0) -> None:
+        super().__init__(count)
+        self.guidance, self.first, self.name = guidance, first, f"digits, guidance {guidance:g}"
+        self._models = dict[torch.dtype, models.Model]()
+
+    @cached_property
+    def noise(self) -> Tensor:
+        """Of these samples."""
+        draw, ids = pf.kernels.Draw(pf.kernels.PURPOSE_INITIAL, 0), torch.arange(self.shape[0]) + self.first
+        return pf.kernels.normal(self.shape, seed=20, draw=draw, dtype=torch.float64, samples=ids)
+
+    def model(self, dtype: torch.dtype) -> models.Model:
+        """With its guidance inside."""
+        if dtype not in self._models:
+            plain = models.load(DIGITS, dtype=dtype)
+            self._models[dtype] = plain if self.guidance == 1 else models.guided(plain, self.guidance)
+        return self._models[dtype]
+
+    def linear(self, dtype: torch.dtype) -> models.BoundModel:
+        """The same with its labels."""
+        return self.bound(dtype)
+
+    def parts(self) -> Iterator[GuidedDigits]:
+        """As many samples as distances need, in batches."""
+        for first in range(0, SAMPLES, PART):
+            yield GuidedDigits(self.guidance, PART, first)
+
+
+# --- fitted ------------------------------------------------------------------------------------------------------
+
+
+def fitted_run(problem: Relative, nfe: int, kind: str) -> Entry:
+    """A plan made for a mixture from other starts, and its error here."""
+    model, began = problem.model(torch.float32), time.perf_counter()
+    with torch.enable_grad():
+        options = {"power": 2.0, "seed": 77, "pairs": PAIRS, "reference_steps": 32} | FITS[kind]
+        fitted = pf.fit(model, nfe, problem.shape[1:], **options)
+    seconds = time.perf_counter() - began
+    plan = pf.make_plan(model, solver=fitted)
+    errors = problem.errors(sample(plan, problem, torch.float32), problem.path.noise_ratio(fitted.times[0]))
+    entry = Entry(problem.name, "float32", nfe, kind, "fit", "", plan.nfe, *errors, seconds=seconds)
+    memory, one = FITS[kind].get("memory"), (1, *problem.shape[1:])
+    if memory is None:
+        return replace(entry, live=plan.cost(one).live_tensors)
+    name = STATES_OF["flow" if isinstance(problem.path, models.Linear) else "diffusion"][memory]
+    multistep = pf.make_plan(model, solver=name, grid=(problem.path.t_min, *pf.grid("uniform", nfe, problem.path)[1:]))
+    return replace(entry, live=plan.cost(one).live_tensors, live_standard=multistep.cost(one).live_tensors)
+
+
+def digit_plan(nfe: int, guidance: float, anew: bool) -> tuple[pf.FittedPlan, float | None]:
+    """The bundled plan, or a new one with the seconds that it took."""
+    model = models.load(DIGITS)
+    if not anew:
+        return solvers.bundled_fit(model, nfe, guidance), None
+    pairs, began = 256, time.perf_counter()
+    labels = {"label": torch.arange(pairs) % 10}
+    fitted = pf.fit(model, nfe, (1, 28, 28), guidance=guidance, condition=labels, pairs=pairs, seed=77)
+    return fitted, time.perf_counter() - began
+
+
+def digit_entries(problem: GuidedDigits, nfe: int, runs: Sequence[Run], anew: bool) -> Iterator[Entry]:
+    """The fitted plan and the best of the others: error, and distances of many samples to real digits."""
+    fitted, seconds = digit_plan(nfe, problem.guidance, anew)
+    plan = plan_for(problem, fitted, fitted.times)
+    errors = problem.errors(sample(plan, problem, torch.float32), math.inf)
+    mine = Entry(problem.name, "float32", nfe, "fitted", "fit", "", plan.nfe, *errors, seconds=seconds)
+    judge = Judge()
+    yield judge.judged(mine, (sample(plan, part, torch.float32) for part in problem.parts()))
+    for library in dict.fromkeys(run.library for run in runs):
+        run = best(list(runs), problem.name, "float32", nfe, library)
+        assert run is not None
+        yield judge.judged(Entry(**asdict(run)), (drawn(run, part) for part in problem.parts()))
+
+
+def plan_for(problem: Problem, solver: solvers.FixedGridSolver, times: Sequence[float]) -> pf.Plan:
+    """A plan whose guidance is in the model."""
+    prediction = problem.model(torch.float32).prediction
+    return solvers.plan(solver, times, problem.path, prediction=prediction).lower(prediction).optimise()
+
+
+def drawn(run: Run, problem: Problem) -> Tensor:
+    """The samples of a standard run from other starts."""
+    if run.library == OURS:
+        plan = largest_plan(solvers.solver(run.solver), run.grid, run.budget, problem.model(torch.float32).prediction)
+        assert plan is not None
+        return sample(plan, problem, torch.float32)
+    said: list[str] = []
+    wanted = (run.library, run.solver, run.grid)
+    peer = next(peer for peer in peers(problem, said.append) if (peer.library, peer.solver, peer.grid) == wanted)
+    done = peer.within(problem, run.budget, torch.float32)
+    assert done is not None
+    return done[0]
+
+
+class Judge:
+    """Classifier B and real digits, as in `models/training/evaluate.py`."""
+
+    def __init__(self) -> None:
+        from pushforward.models.training.digits import load_digits28
+
+        train, self.held_out, _ = load_digits28()
+        self.network = models.bundled.load("digits28-classifier-b")
+        each = SAMPLES // 10
+        rows = [(train.labels == c).nonzero()[:each, 0] for c in range(10)]
+        self.features = self.network.features(train.images[torch.cat(rows)])
+
+    def judged(self, entry: Entry, parts: Iterable[Tensor]) -> Entry:
+        """The entry with the distances of these samples."""
+        from pushforward.models.training import metrics
+
+        x = torch.cat(list(parts)).float().clamp(-1, 1)
+        energy = pf.kernels.energy_distance(x.flatten(1), self.held_out.images.flatten(1)).item()
+        return replace(entry, energy=energy, frechet=metrics.frechet_distance(self.network.features(x), self.features))
+
+
+# --- the whole ---------------------------------------------------------------------------------------------------
+
+
+def standard_runs(problem: Problem, nfe: int, skip: Callable[[str], None]) -> list[Entry]:
+    """The best few of each library; on digits each of our solvers runs on a few grids."""
+    some = {"": [""]} if isinstance(problem, Digits) else {}
+    found = [*our_runs(problem, nfe, torch.float32, some), *peer_runs(problem, nfe, torch.float32, None, skip)]
+    kept, counts = [], dict[str, int]()
+    for run in sorted(found, key=lambda run: run.error):
+        counts[run.library] = counts.get(run.library, 0) + 1
+        if counts[run.library] <= KEPT:
+            kept.append(Entry(**asdict(run)))
+    return kept
+
+
+def measure(
+    problems: Sequence[Problem],
+    entries: list[Entry],
+    anew: bool,
+    keep: Callable[[list[Entry]], None],
+    say: Callable[[str], object],
+    fits: Sequence[str] = tuple(FITS),
+    quick: bool = False,
+) -> list[Entry]:
+    """All entries, added to those there are; what there is of a problem, budget and library is not run again."""
+    began = time.perf_counter()
+    for problem in problems:
+        for nfe in budgets(problem)[: 1 if quick else None]:
+            there = [e for e in entries if (e.problem, e.budget) == (problem.name, nfe)]
+            new = [] if any(e.library == OURS for e in there) else standard_runs(problem, nfe, lambda _: None)
+            if isinstance(problem, GuidedDigits):
+                if not any(e.library == "fitted" for e in there):
+                    others = [e for e in there if e.energy is None] + new
+                    try:
+                        made = [*digit_entries(problem, nfe, others, anew)]
+                    except UnknownNameError as error:
+                        say(f"{problem.name}, {nfe} evaluations: {error}; --fit makes one")
+                        made = []
+                    new = [e for e in new if all(known(e) != known(m) for m in made)] + made
+            else:
+                assert isinstance(problem, Relative)
+                kinds = METHODS if problem.shape[1] == 32 else EVERYWHERE
+                wanted = [kind for kind in kinds if kind in fits and all(e.library != kind for e in there)]
+                new += [fitted_run(problem, nfe, kind) for kind in wanted]
+            entries = entries + new
+            keep(entries)
+            say(f"{problem.name}, {nfe} evaluations: {len(new)} entries, {time.perf_counter() - began:.0f} s")
+    return entries
+
+
+def known(entry: Run) -> tuple[str, int, str, str, str]:
+    """What tells entries apart."""
+    return entry.problem, entry.budget, entry.library, entry.solver, entry.grid
+
+
+def budgets(problem: Problem) -> tuple[int, ...]:
+    """Evaluations."""
+    if isinstance(problem, Digits):
+        return NFE_DIGITS
+    return NFE_32 if problem.shape[1] == 32 else NFE
+
+
+# --- what people see ---------------------------------------------------------------------------------------------
+
+
+def rows(entries: list[Entry]) -> list[dict[str, Any]]:
+    """One for each fit and library: its error against the best of the library."""
+    found = []
+    for mine in entries:
+        for library in dict.fromkeys(e.library for e in entries if not e.library.startswith("fitted")):
+            theirs = best(entries, mine.problem, mine.dtype, mine.budget, library)
+            if mine.library.startswith("fitted") and theirs:
+                found.append({
+                    "case": f"{mine.problem}, {mine.budget} evaluations, {mine.library}", "peer": library,
+                    "ours": mine.error, "theirs": theirs.error, "ratio": theirs.error / mine.error,
+                    "their_solver": f"{theirs.solver}, {theirs.grid}",
+                })  # fmt: skip
+    return found
+
+
+def peer_libraries(entries: list[Entry]) -> list[str]:
+    """Those that are not ours."""
+    return list(dict.fromkeys(e.library for e in entries if e.library != OURS and not e.library.startswith("fitted")))
+
+
+def best_standard(entries: list[Entry], problem: str, nfe: int) -> Run | None:
+    """Of all libraries."""
+    found = [best(entries, problem, "float32", nfe, library) for library in (OURS, *peer_libraries(entries))]
+    return min((run for run in found if run), key=lambda run: run.error, default=None)
+
+
+def cell(run: Run | None) -> str:
+    """An error, and with what."""
+    return "" if run is None else f"{short(run.error)} {run.solver}, {run.grid}".removesuffix(" fit, ")
+
+
+def short(value: float | None) -> str:
+    """Three digits."""
+    return "" if value is None else f"{value:.2g}" if value < 1e-3 else f"{value:.3g}"
+
+
+def tables(entries: list[Entry]) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """Title, head and lines."""
+    others, cases = peer_libraries(entries), list(dict.fromkeys((e.problem, e.budget) for e in entries))
+
+    def of(kind: str, problem: str, nfe: int) -> Entry | None:
+        return next((e for e in entries if (e.library, e.problem, e.budget) == (kind, problem, nfe)), None)
+
+    lines, memory, methods, digits = [], [], [], []
+    for problem, nfe in cases:
+        mine, top = of("fitted", problem, nfe), best_standard(entries, problem, nfe)
+        if mine is None or top is None:
+            continue
+        standards = [cell(best(entries, problem, "float32", nfe, library)) for library in (OURS, *others)]
+        ratio = f"{top.error / mine.error:.1f}"
+        if problem.startswith("digits"):
+            digits += [digit_line(e, nfe) for e in entries if (e.problem, e.budget) == (problem, nfe) and e.energy]
+            continue
+        lines.append([problem, str(nfe), *standards, short(mine.error), ratio])
+        short_memory = [of(f"fitted, memory {m}", problem, nfe) for m in (2, 3)]
+        if all(short_memory):
+            memory.append([problem, str(nfe), *(memory_cell(e, mine, top) for e in short_memory if e)])
+        by_method = [of(kind, problem, nfe) for kind in METHODS]
+        if by_method[-1]:
+            methods.append([problem, str(nfe), *standards[1:], *(short(e.error) if e else "" for e in by_method)])
+    yield "Mixtures", ["problem", "NFE", "best of ours, not fitted", *(f"best of {name}" for name in others), "fitted",
+                       "best / fitted"], lines  # fmt: skip
+    yield (
+        "Methods",
+        ["problem", "NFE", *(f"best of {name}" for name in others), "least squares", "gradient", "both"],
+        methods,
+    )
+    yield "Short memory", ["problem", "NFE", "memory 2", "memory 3"], memory
+    yield "Digits", ["problem", "NFE", "solver", "error (median)", "energy distance", "Frechet distance"], digits
+
+
+def memory_cell(entry: Entry, full: Run, top: Run) -> str:
+    """Error, the share of the gain that is left, as logarithms, and tensors alive."""
+    share = math.log(top.error / entry.error) / math.log(top.error / full.error)
+    return f"{short(entry.error)}, {share:.0%}, {entry.live} ({entry.live_standard})"
+
+
+def digit_line(entry: Entry, nfe: int) -> list[str]:
+    """One solver on the digits."""
+    name = "fitted" if entry.library == "fitted" else f"{entry.library} {entry.solver}, {entry.grid}"
+    error = f"{short(entry.error)} ({short(entry.median)})"
+    return [entry.problem, str(nfe), name, error, f"{entry.energy:.4f}", f"{entry.frechet:.3f}"]
+
+
+def into_page(page: str, entries: list[Entry]) -> str:
+    """The page with the tables that there are between its marks."""
+    before, rest = page.split(BEGIN)
+    _, after = rest.split(END)
+    parts = [f"### {title}\n\n" + "\n".join(pipes(head, lines)) for title, head, lines in tables(entries) if lines]
+    return before + BEGIN + "\n\n" + "\n\n".join(parts) + "\n\n" + END + after
+
+
+def plot(entries: list[Entry], file: Path) -> None:
+    """Error against evaluations, one panel a problem."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    problems = list(dict.fromkeys(e.problem for e in entries))
+    columns = min(4, len(problems))
+    shape = math.ceil(len(problems) / columns), columns
+    figure, axes = pyplot.subplots(*shape, squeeze=False, figsize=(3.2 * shape[1], 2.8 * shape[0]))
+    names = [OURS, *peer_libraries(entries), *FITS]
+    for axis, problem in zip(axes.flat, problems, strict=False):
+        for index, name in enumerate(names):
+            found = {e.budget: e for nfe in sorted({e.budget for e in entries})
+                     if (e := best(entries, problem, "float32", nfe, name))}  # fmt: skip
+            style = {"linestyle": "-" if name in FITS else "--", "marker": "os^vDPX*"[index % 8], "color": f"C{index}"}
+            axis.plot(list(found), [e.error for e in found.values()], label=name, markersize=4, **style)
+        axis.set(title=problem, xlabel="network evaluations", yscale="log")
+        axis.grid(alpha=0.3, which="both")
+    for axis in axes.flat[len(problems) :]:
+        axis.set_axis_off()
+    axes[0, 0].set_ylabel("error")
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), fontsize=8, loc="lower center", ncols=len(names))
+    figure.savefig(file, dpi=80)
+    pyplot.close(figure)
+
+
+def problems_of(options: argparse.Namespace) -> list[Problem]:
+    """Those that were asked for."""
+    count = 64 if options.quick else COUNT
+    flow, diffusion = models.Linear(), models.DiscreteDDPM.scaled_linear()
+    found: list[Problem] = [Relative(path, count, d) for path in (flow, diffusion) for d in (2, 16, 64)]
+    found.append(Relative(flow, count, 32))
+    if options.digits and not options.quick:
+        found += [GuidedDigits(guidance, options.digits) for guidance in (1.0, 2.0)]
+    names = tuple(options.only) or ("mixture 2, flow" if options.quick else "",)
+    return [problem for problem in found if problem.name.startswith(names)]
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("json", "markdown", "plot"):
+        parser.add_argument(f"--{name}", type=Path, metavar="FILE")
+    parser.add_argument("--reuse", type=Path, nargs="*", default=[], metavar="FILE", help="add the runs of such JSON")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="problems whose names begin so")
+    parser.add_argument("--quick", action="store_true", help="one mixture, 5 evaluations, one fit")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--digits", type=int, default=64, help="digits with a solution in 1,000 steps (0: none)")
+    parser.add_argument("--fit", action="store_true", help="fit plans for the digits; otherwise the bundled ones")
+    parser.add_argument("--fits", nargs="+", choices=FITS, default=[*FITS], help="on mixtures")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    names, console = {field.name for field in fields(Entry)}, Console(width=160)
+    kept = [run for file in options.reuse for run in json.loads(file.read_text())["runs"]]
+    entries = [Entry(**{key: value for key, value in run.items() if key in names}) for run in kept]
+
+    def keep(entries: list[Entry]) -> None:
+        if options.json:
+            runs = [{key: value for key, value in asdict(e).items() if value is not None} for e in entries]
+            found = {"rows": rows(entries), "runs": runs, "machine": machine()}
+            options.json.write_text(json.dumps(found, indent=1) + "\n")
+
+    with torch.no_grad():
+        fits = ["fitted"] if options.quick else options.fits
+        entries = measure(problems_of(options), entries, options.fit, keep, console.print, fits, options.quick)
+    for title, head, lines in tables(entries):
+        table = Table(*head, title=title)
+        for line in lines:
+            table.add_row(*line)
+        if lines:
+            console.print(table)
+    if options.plot:
+        plot(entries, options.plot)
+    if options.markdown:
+        options.markdown.write_text(into_page(options.markdown.read_text(), entries))
+
+
+if __name__ == "__main__":
+    main()
