@@ -1,8 +1,8 @@
 """What does a solver that was made for the model leave of the error of the best one that was not?
 
-Plans of `pushforward.fit` against every deterministic solver that is registered, on every registered grid, and against
-every sampler of diffusers (and of azula and k-diffusion, where they are installed) on each of its schedules, in as many
-network evaluations and on starts that no fit has seen:
+Plans of `pushforward.fit` against every deterministic solver of ours with one evaluation a step, on every registered
+grid, and every sampler of diffusers (of azula and k-diffusion too, where they are installed) on each of its schedules,
+in as many network evaluations and on starts that no fit has seen:
 
 - Gaussian mixtures in 2 to 64 dimensions, as velocities on the linear path and as noise predictions on Stable
   Diffusion's: root mean square distance to the exact samples, relative to the samples' root mean square;
@@ -35,7 +35,7 @@ from _sampling import DIGITS, Digits, Mixture, Problem
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from work_precision import OURS, Run, best, largest_plan, our_runs, peer_runs, pipes, sample
+from work_precision import FEW_GRIDS, OURS, Run, best, grids, largest_plan, our_runs, peer_runs, pipes, sample
 
 import pushforward as pf
 from pushforward import models, solvers
@@ -48,7 +48,9 @@ FITS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 EVERYWHERE = ("fitted", "fitted, memory 2", "fitted, memory 3")
 COUNT, PAIRS = 256, 512  # starts that are measured; that a mixture's plan is made from
-STATES_OF = {"flow": {2: "ab2", 3: "ab3"}, "diffusion": {2: "dpmpp_2m", 3: "dpmpp_3m"}}  # multistep solvers of a memory
+MULTISTEP = {  # registered solvers that remember as much of the same
+    "velocity": {2: "ab2", 3: "ab3_ramp"}, "denoised": {2: "dpmpp_2m", 3: "dpmpp_3m"}
+}  # fmt: skip
 METHODS = ("fitted", "fitted, gradient", "fitted, both")
 KEPT = 3  # runs of one library that are written down
 SAMPLES, PART = 1000, 100
@@ -139,7 +141,7 @@ def fitted_run(problem: Relative, nfe: int, kind: str) -> Entry:
     """A plan made for a mixture from other starts, and its error here."""
     model, began = problem.model(torch.float32), time.perf_counter()
     with torch.enable_grad():
-        options = {"power": 2.0, "seed": 77, "pairs": PAIRS, "reference_steps": 32} | FITS[kind]
+        options = {"seed": 77, "pairs": PAIRS, "reference_steps": 32} | FITS[kind]
         fitted = pf.fit(model, nfe, problem.shape[1:], **options)
     seconds = time.perf_counter() - began
     plan = pf.make_plan(model, solver=fitted)
@@ -148,8 +150,8 @@ def fitted_run(problem: Relative, nfe: int, kind: str) -> Entry:
     memory, one = FITS[kind].get("memory"), (1, *problem.shape[1:])
     if memory is None:
         return replace(entry, live=plan.cost(one).live_tensors)
-    name = STATES_OF["flow" if isinstance(problem.path, models.Linear) else "diffusion"][memory]
-    multistep = pf.make_plan(model, solver=name, grid=(problem.path.t_min, *pf.grid("uniform", nfe, problem.path)[1:]))
+    name = MULTISTEP[getattr(fitted.solver, "quantity", "velocity")][memory]
+    multistep = pf.make_plan(model, solver=name, steps=nfe)
     return replace(entry, live=plan.cost(one).live_tensors, live_standard=multistep.cost(one).live_tensors)
 
 
@@ -223,8 +225,12 @@ class Judge:
 
 
 def standard_runs(problem: Problem, nfe: int, skip: Callable[[str], None]) -> list[Entry]:
-    """The best few of each library; on digits each of our solvers runs on a few grids."""
-    some = {"": [""]} if isinstance(problem, Digits) else {}
+    """The best few of each library; of ours with one evaluation a step, which are the better ones by far at so few.
+
+    On digits each of ours runs on a few grids.
+    """
+    some = FEW_GRIDS if isinstance(problem, Digits) else grids(problem.path)
+    some = {name: some if solver.evaluations_per_step == 1 else [] for name, solver in solvers.solvers()}
     found = [*our_runs(problem, nfe, torch.float32, some), *peer_runs(problem, nfe, torch.float32, None, skip)]
     kept, counts = [], dict[str, int]()
     for run in sorted(found, key=lambda run: run.error):
@@ -242,13 +248,15 @@ def measure(
     say: Callable[[str], object],
     fits: Sequence[str] = tuple(FITS),
     quick: bool = False,
+    alone: bool = False,
 ) -> list[Entry]:
     """All entries, added to those there are; what there is of a problem, budget and library is not run again."""
     began = time.perf_counter()
     for problem in problems:
         for nfe in budgets(problem)[: 1 if quick else None]:
             there = [e for e in entries if (e.problem, e.budget) == (problem.name, nfe)]
-            new = [] if any(e.library == OURS for e in there) else standard_runs(problem, nfe, lambda _: None)
+            there_is = alone or any(e.library == OURS for e in there)
+            new = [] if there_is else standard_runs(problem, nfe, lambda _: None)
             if isinstance(problem, GuidedDigits):
                 if not any(e.library == "fitted" for e in there):
                     others = [e for e in there if e.energy is None] + new
@@ -429,6 +437,7 @@ def main() -> None:
     parser.add_argument("--digits", type=int, default=64, help="digits with a solution in 1,000 steps (0: none)")
     parser.add_argument("--fit", action="store_true", help="fit plans for the digits; otherwise the bundled ones")
     parser.add_argument("--fits", nargs="+", choices=FITS, default=[*FITS], help="on mixtures")
+    parser.add_argument("--alone", action="store_true", help="only fits, without the solvers they are compared with")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     names, console = {field.name for field in fields(Entry)}, Console(width=160)
@@ -443,7 +452,8 @@ def main() -> None:
 
     with torch.no_grad():
         fits = ["fitted"] if options.quick else options.fits
-        entries = measure(problems_of(options), entries, options.fit, keep, console.print, fits, options.quick)
+        problems, flags = problems_of(options), (options.quick, options.alone)
+        entries = measure(problems, entries, options.fit, keep, console.print, fits, *flags)
     for title, head, lines in tables(entries):
         table = Table(*head, title=title)
         for line in lines:
