@@ -251,35 +251,33 @@ def measure(
     alone: bool = False,
 ) -> list[Entry]:
     """All entries, added to those there are; what there is of a problem, budget and library is not run again."""
-    began = time.perf_counter()
-    for problem in problems:
-        for nfe in budgets(problem)[: 1 if quick else None]:
-            there = [e for e in entries if (e.problem, e.budget) == (problem.name, nfe)]
-            there_is = alone or any(e.library == OURS for e in there)
-            new = [] if there_is else standard_runs(problem, nfe, lambda _: None)
-            if isinstance(problem, GuidedDigits):
-                if not any(e.library == "fitted" for e in there):
-                    others = [e for e in there if e.energy is None] + new
-                    try:
-                        made = [*digit_entries(problem, nfe, others, anew)]
-                    except UnknownNameError as error:
-                        say(f"{problem.name}, {nfe} evaluations: {error}; --fit makes one")
-                        made = []
-                    new = [e for e in new if all(known(e) != known(m) for m in made)] + made
-            else:
-                assert isinstance(problem, Relative)
-                kinds = METHODS if problem.shape[1] == 32 else EVERYWHERE
-                wanted = [kind for kind in kinds if kind in fits and all(e.library != kind for e in there)]
-                new += [fitted_run(problem, nfe, kind) for kind in wanted]
-            entries = entries + new
-            keep(entries)
-            say(f"{problem.name}, {nfe} evaluations: {len(new)} entries, {time.perf_counter() - began:.0f} s")
+    began, cases = time.perf_counter(), [(nfe, problem) for problem in problems for nfe in budgets(problem)]
+    if quick:
+        cases = [(nfe, problem) for nfe, problem in cases if nfe == NFE[0]]
+    for nfe, problem in sorted(cases, key=lambda case: case[0]):  # plans are compiled once for all of a path
+        there = [e for e in entries if (e.problem, e.budget) == (problem.name, nfe)]
+        enough = alone or any(e.library == OURS for e in there)
+        new = [] if enough else standard_runs(problem, nfe, lambda _: None)
+        if isinstance(problem, GuidedDigits):
+            if not any(e.library == "fitted" for e in there):
+                try:
+                    new += digit_entries(problem, nfe, there + new, anew)
+                except UnknownNameError as error:
+                    say(f"{problem.name}, {nfe} evaluations: {error}; --fit makes one")
+        else:
+            assert isinstance(problem, Relative)
+            kinds = METHODS if problem.shape[1] == 32 else EVERYWHERE
+            wanted = [kind for kind in kinds if kind in fits and all(e.library != kind for e in there)]
+            new += [fitted_run(problem, nfe, kind) for kind in wanted]
+        entries = once(entries + new)
+        keep(entries)
+        say(f"{problem.name}, {nfe} evaluations: {len(new)} entries, {time.perf_counter() - began:.0f} s")
     return entries
 
 
-def known(entry: Run) -> tuple[str, int, str, str, str]:
-    """What tells entries apart."""
-    return entry.problem, entry.budget, entry.library, entry.solver, entry.grid
+def once(entries: Iterable[Entry]) -> list[Entry]:
+    """Each solver on each grid for each budget, as it was told last."""
+    return list({(e.problem, e.budget, e.library, e.solver, e.grid): e for e in entries}.values())
 
 
 def budgets(problem: Problem) -> tuple[int, ...]:
@@ -330,7 +328,8 @@ def short(value: float | None) -> str:
 
 def tables(entries: list[Entry]) -> Iterator[tuple[str, list[str], list[list[str]]]]:
     """Title, head and lines."""
-    others, cases = peer_libraries(entries), list(dict.fromkeys((e.problem, e.budget) for e in entries))
+    others, found = peer_libraries(entries), {(e.problem, e.budget) for e in entries}
+    cases = [case for name in dict.fromkeys(e.problem for e in entries) for case in sorted(found) if case[0] == name]
 
     def of(kind: str, problem: str, nfe: int) -> Entry | None:
         return next((e for e in entries if (e.library, e.problem, e.budget) == (kind, problem, nfe)), None)
@@ -442,7 +441,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     names, console = {field.name for field in fields(Entry)}, Console(width=160)
     kept = [run for file in options.reuse for run in json.loads(file.read_text())["runs"]]
-    entries = [Entry(**{key: value for key, value in run.items() if key in names}) for run in kept]
+    entries = once(Entry(**{key: value for key, value in run.items() if key in names}) for run in kept)
 
     def keep(entries: list[Entry]) -> None:
         if options.json:
