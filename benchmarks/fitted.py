@@ -77,14 +77,15 @@ class Entry(Run):
 class Relative(Mixture):
     """A mixture in d dimensions, with relative errors.
 
-    In two it is `models.reference_mixture`; in more, five Gaussians with means from N(0, 1) and covariances
-    (1 + A A^T / d) / 20, A of standard normals.
+    In two it is `models.reference_mixture`; in more, five Gaussians with means from N(0, 1) and standard deviation 0.3,
+    or, if unequal in their directions, covariances (1 + A A^T / d) / 20, A of standard normals.
     """
 
-    def __init__(self, path: models.Interpolant, count: int, dimension: int) -> None:
-        self.dimension = dimension
+    def __init__(self, path: models.Interpolant, count: int, dimension: int, unequal: bool = False) -> None:
+        self.dimension, self.unequal = dimension, unequal
         super().__init__(path, count)
-        self.name = f"mixture {dimension}, {self.name.removeprefix('mixture, ')}"
+        which = f"mixture {dimension} unequal" if unequal else f"mixture {dimension}"
+        self.name = self.name.replace("mixture", which)
         self.reference = ("rk4", 100)
 
     def oracle(self, path: models.Interpolant) -> models.MixtureOracle:
@@ -93,8 +94,8 @@ class Relative(Mixture):
             return super().oracle(path)
         draw, d = pf.kernels.Draw(pf.kernels.PURPOSE_USER, 0), self.dimension
         z = pf.kernels.normal((5, 1 + d, d), seed=d, draw=draw, dtype=torch.float64)
-        covariances = (torch.eye(d, dtype=torch.float64) + z[:, 1:] @ z[:, 1:].mT / d) / 20
-        return models.MixtureOracle([3, 2.5, 2, 1.5, 1], list(z[:, 0]), list(covariances), path)
+        unequal = list((torch.eye(d, dtype=torch.float64) + z[:, 1:] @ z[:, 1:].mT / d) / 20)
+        return models.MixtureOracle([3, 2.5, 2, 1.5, 1], list(z[:, 0]), unequal if self.unequal else 0.09, path)
 
     def errors(self, x: Tensor, nu: float) -> tuple[float, float]:
         """Relative to the root mean square of the exact samples."""
@@ -417,7 +418,7 @@ def problems_of(options: argparse.Namespace) -> list[Problem]:
     count = 64 if options.quick else COUNT
     flow, diffusion = models.Linear(), models.DiscreteDDPM.scaled_linear()
     found: list[Problem] = [Relative(path, count, d) for path in (flow, diffusion) for d in (2, 16, 64)]
-    found.append(Relative(flow, count, 32))
+    found += [Relative(flow, count, 32), Relative(flow, count, 16, unequal=True)]
     if options.digits and not options.quick:
         found += [GuidedDigits(guidance, options.digits) for guidance in (1.0, 2.0)]
     names = tuple(options.only) or ("mixture 2, flow" if options.quick else "",)
