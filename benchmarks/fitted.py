@@ -318,13 +318,18 @@ def best_standard(entries: list[Entry], problem: str, nfe: int) -> Run | None:
 
 
 def cell(run: Run | None) -> str:
-    """An error, and with what."""
-    return "" if run is None else f"{short(run.error)} {run.solver}, {run.grid}".removesuffix(" fit, ")
+    """An error, the median sample's, and with what."""
+    return "" if run is None else f"{errors_of(run)} {run.solver}, {run.grid}"
+
+
+def errors_of(run: Run) -> str:
+    """Root mean square, and in brackets the median sample's error."""
+    return f"{short(run.error)} ({short(run.median)})"
 
 
 def short(value: float | None) -> str:
-    """Three digits."""
-    return "" if value is None else f"{value:.2g}" if value < 1e-3 else f"{value:.3g}"
+    """Three digits, two of small numbers; nothing where there is no number."""
+    return "" if value is None else f"{value:.{2 if value < 1e-3 else 3}g}"
 
 
 def tables(entries: list[Entry]) -> Iterator[tuple[str, list[str], list[list[str]]]]:
@@ -342,16 +347,18 @@ def tables(entries: list[Entry]) -> Iterator[tuple[str, list[str], list[list[str
             continue
         standards = [cell(best(entries, problem, "float32", nfe, library)) for library in (OURS, *others)]
         ratio = f"{top.error / mine.error:.1f}"
+        if top.median and mine.median:
+            ratio += f" ({top.median / mine.median:.1f})"
         if problem.startswith("digits"):
             digits += [digit_line(e, nfe) for e in entries if (e.problem, e.budget) == (problem, nfe) and e.energy]
             continue
-        lines.append([problem, str(nfe), *standards, short(mine.error), ratio])
+        lines.append([problem, str(nfe), *standards, errors_of(mine), ratio])
         short_memory = [of(f"fitted, memory {m}", problem, nfe) for m in (2, 3)]
         if all(short_memory):
             memory.append([problem, str(nfe), *(memory_cell(e, mine, top) for e in short_memory if e)])
         by_method = [of(kind, problem, nfe) for kind in METHODS]
         if by_method[-1]:
-            methods.append([problem, str(nfe), *standards[1:], *(short(e.error) if e else "" for e in by_method)])
+            methods.append([problem, str(nfe), *standards[1:], *(errors_of(e) if e else "" for e in by_method)])
     yield "Mixtures", ["problem", "NFE", "best of ours, not fitted", *(f"best of {name}" for name in others), "fitted",
                        "best / fitted"], lines  # fmt: skip
     yield (
@@ -372,8 +379,7 @@ def memory_cell(entry: Entry, full: Run, top: Run) -> str:
 def digit_line(entry: Entry, nfe: int) -> list[str]:
     """One solver on the digits."""
     name = "fitted" if entry.library == "fitted" else f"{entry.library} {entry.solver}, {entry.grid}"
-    error = f"{short(entry.error)} ({short(entry.median)})"
-    return [entry.problem, str(nfe), name, error, f"{entry.energy:.4f}", f"{entry.frechet:.3f}"]
+    return [entry.problem, str(nfe), name, errors_of(entry), f"{entry.energy:.4f}", f"{entry.frechet:.3f}"]
 
 
 def into_page(page: str, entries: list[Entry]) -> str:
