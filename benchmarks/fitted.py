@@ -460,6 +460,7 @@ def main() -> None:
         fits = ["fitted"] if options.quick else options.fits
         problems, flags = problems_of(options), (options.quick, options.alone)
         entries = measure(problems, entries, options.fit, keep, console.print, fits, *flags)
+    keep(entries)
     for title, head, lines in tables(entries):
         table = Table(*head, title=title)
         for line in lines:
