@@ -335,7 +335,7 @@ def short(value: float | None) -> str:
 def tables(entries: list[Entry]) -> Iterator[tuple[str, list[str], list[list[str]]]]:
     """Title, head and lines."""
     others, found = peer_libraries(entries), {(e.problem, e.budget) for e in entries}
-    cases = [case for name in dict.fromkeys(e.problem for e in entries) for case in sorted(found) if case[0] == name]
+    cases = sorted(found, key=lambda case: (*place(case[0]), case[1]))
 
     def of(kind: str, problem: str, nfe: int) -> Entry | None:
         return next((e for e in entries if (e.library, e.problem, e.budget) == (kind, problem, nfe)), None)
@@ -370,6 +370,12 @@ def tables(entries: list[Entry]) -> Iterator[tuple[str, list[str], list[list[str
     yield "Digits", ["problem", "NFE", "solver", "error (median)", "energy distance", "Frechet distance"], digits
 
 
+def place(problem: str) -> tuple[bool, bool, bool, int]:
+    """Where a problem stands among others: flows first, small ones first."""
+    number = next(int(word.strip(",")) for word in problem.split() if word.strip(",").isdigit())
+    return problem.startswith("digits"), "unequal" in problem, "diffusion" in problem, number
+
+
 def memory_cell(entry: Entry, full: Run, top: Run) -> str:
     """Error, the share of the gain that is left, as logarithms, and tensors alive."""
     share = math.log(top.error / entry.error) / math.log(top.error / full.error)
@@ -397,11 +403,12 @@ def plot(entries: list[Entry], file: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    problems = list(dict.fromkeys(e.problem for e in entries))
+    problems = sorted({e.problem for e in entries}, key=place)
     columns = min(4, len(problems))
     shape = math.ceil(len(problems) / columns), columns
     figure, axes = pyplot.subplots(*shape, squeeze=False, figsize=(3.2 * shape[1], 2.8 * shape[0]))
-    names = [OURS, *peer_libraries(entries), *FITS]
+    known = {e.library for e in entries}
+    names = [name for name in (OURS, *peer_libraries(entries), *FITS) if name in known]
     for axis, problem in zip(axes.flat, problems, strict=False):
         for index, name in enumerate(names):
             found = {e.budget: e for nfe in sorted({e.budget for e in entries})
@@ -409,13 +416,14 @@ def plot(entries: list[Entry], file: Path) -> None:
             style = {"linestyle": "-" if name in FITS else "--", "marker": "os^vDPX*"[index % 8], "color": f"C{index}"}
             axis.plot(list(found), [e.error for e in found.values()], label=name, markersize=4, **style)
         axis.set(title=problem, xlabel="network evaluations", yscale="log")
+        axis.set_xticks(sorted({e.budget for e in entries if e.problem == problem}))
         axis.grid(alpha=0.3, which="both")
     for axis in axes.flat[len(problems) :]:
         axis.set_axis_off()
     axes[0, 0].set_ylabel("error")
     figure.tight_layout(rect=(0, 0.08, 1, 1))
     figure.legend(*axes.flat[0].get_legend_handles_labels(), fontsize=8, loc="lower center", ncols=len(names))
-    figure.savefig(file, dpi=80)
+    figure.savefig(file, dpi=72)
     pyplot.close(figure)
 
 
