@@ -52,7 +52,7 @@ def bundled_fit(model: Model, steps: int | None, guidance: BranchWeights | float
     there = ", ".join(f"{p.steps} steps at guidance {'/'.join(f'{s:g}' for s in p.guidance)}" for p in known)
     raise UnknownNameError(
         "solver",
-        got=f"'fitted', {steps} steps, guidance {scale}",
+        got=f"'fitted', {steps} steps, guidance {scale if isinstance(scale, str) else f'{scale:g}'}",
         expected=f"for this model one of: {there}" if known else "a bundled model, with its own weights",
         hint="pf.fit(model, steps, shape) makes one for any model",
     )

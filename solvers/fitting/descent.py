@@ -80,6 +80,12 @@ def descend(
     Source:
         Shaul et al. 2024, Bespoke Non-Stationary Solvers, section 4; Kingma & Ba 2015, Adam.
     """
+    with torch.enable_grad():
+        return descended(formula, groups, iterations, seed, power, rate)
+
+
+def descended(formula: Formula, groups: Groups, iterations: int, seed: int, power: float, rate: float) -> Formula:
+    """What :func:`descend` finds."""
     free = Free.of(formula, groups.fitted[0].noise.device)
     optimiser = torch.optim.Adam([free.gaps, *free.rows], lr=rate, betas=DECAYS)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(iterations, 1))

@@ -37,7 +37,7 @@ from .stepwise import Stepwise
 
 Method = Literal["least-squares", "gradient", "both"]
 METHODS: tuple[Method, ...] = ("least-squares", "gradient", "both")
-ELEMENTS, FEWEST, MOST = 2**17, 256, 1024  # of all starts, unless said otherwise, within these numbers of starts
+ELEMENTS, FEWEST, MOST = 2**17, 256, 4096  # of all starts, unless said otherwise, within these numbers of starts
 LARGEST = 2**26  # elements of all starts, but for 32 of them
 Guidances = float | BranchWeights | Sequence[float]
 
@@ -102,7 +102,7 @@ def fit(
         guidance: As in :func:`pushforward.sample`; several scales for a plan that serves all between them.
         condition, null: As there. Tensors of a condition have 1 row, or ``pairs``: they should be what the plan will
             be asked for.
-        pairs: How many starts are drawn; by default 256 to 1024, fewer where samples are large.
+        pairs: How many starts are drawn; by default 256 to 4096, more where samples are small.
         seed: Of the starts, in [0, 2**64).
         ridge: One strength for all steps instead of the best of ten: relative to the columns' squares; infinity is
             the base solver, to the last bit.
@@ -131,7 +131,7 @@ def fit(
 
     Example:
         >>> import pushforward as pf
-        >>> fitted = pf.fit(pf.models.reference_mixture().model(), 5, (2,), dtype=torch.float64)
+        >>> fitted = pf.fit(pf.models.reference_mixture().model(), 5, (2,), pairs=512, rounds=0, dtype=torch.float64)
         >>> fitted.report.gain > 5
         True
     """
@@ -246,7 +246,7 @@ def families_of(memory: int | None, quantity: Quantity | None, channels: int | N
 
 
 def default_pairs(size: int) -> int:
-    """256 to 1024 starts by the size of one, fewer where they are large."""
+    """256 to 4096 starts by the size of one, fewer where they are large."""
     return min(max(FEWEST, min(MOST, ELEMENTS // max(size, 1))), max(32, LARGEST // max(size, 1)))
 
 

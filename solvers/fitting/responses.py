@@ -19,9 +19,10 @@ Array = NDArray[np.float64]
 def base_coefficients(solver: FixedGridSolver, times: tuple[float, ...], path: Interpolant) -> tuple[Array, ...]:
     r"""A solver's steps in the coordinates of the fit.
 
-    In :math:`y = x / (\alpha + \sigma)` and the velocities u of the linear path, every consistent formula with one
-    evaluation a step is :math:`y_{n+1} = a_n y_n + \sum_{j \le n} b_{nj} u_j`: a constant y with u = 0 solves the
-    equation, so a = 1. The coefficients are read off the solver's own plan, whatever it is written in.
+    In :math:`y = x / (\alpha + \sigma)` and the velocities u of the linear path, every formula with one evaluation a
+    step is :math:`y_{n+1} = a_n y_n + \sum_{j \le n} b_{nj} u_j`, read off the solver's own plan, whatever it is
+    written in. A constant y with u = 0 solves the equation, so a = 1 for formulas that are exact there: the exponential
+    ones on any path, and all consistent ones on the linear path.
 
     Args:
         solver: The formula.

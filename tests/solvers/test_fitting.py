@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -338,3 +339,31 @@ def test_bad_networks_are_named() -> None:
     with pytest.raises(ArgumentError, match="'least-squares' for a network without gradients"):
         pf.fit(blind, 2, (2,), method="gradient", **FEW)
     assert pf.fit(blind, 2, (2,), **FEW).report.gain > 1
+
+
+# --- those that ship ---------------------------------------------------------------------------------------------
+
+
+def test_plans_that_ship_belong_to_the_models_that_ship() -> None:
+    """Each is found by its model's fingerprint, steps and guidance, draws, and says that it gained."""
+    small, condition = models.load("digits28-small"), {"label": torch.tensor([3, 5])}
+    plans = solvers.fitting.bundled_fits()
+    owners = {models.fingerprint(models.load(name)) for name in models.bundled.names() if has_plans(name)}
+    assert {plan.fingerprint for plan in plans} == owners
+    for plan in plans:
+        assert plan.gained
+        assert plan.report.fitted.error < plan.report.base.error
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        x = pf.sample(small, (2, 1, 28, 28), solver="fitted", steps=4, condition=condition)
+    assert torch.equal(x, pf.sample(small, (2, 1, 28, 28), solver=solvers.bundled_fit(small, 4), condition=condition))
+    with pytest.raises(UnknownNameError, match="'fitted', 7 steps, guidance 1, expected .* one of: "):
+        pf.sample(small, (2, 1, 28, 28), solver="fitted", steps=7, condition=condition)
+    with pytest.raises(UnknownNameError, match="expected a bundled model, with its own weights"):
+        pf.make_plan(MIXTURE, solver="fitted", steps=4)
+
+
+def has_plans(name: str) -> bool:
+    """Whether plans of a bundled network ship."""
+    folder = Path(solvers.fitting.__file__).parent / "plans"
+    return any(folder.glob(f"{name}-[0-9]*.json"))
