@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import fitted as bench
+import fitted_plans as bench
 import pytest
 import torch
 

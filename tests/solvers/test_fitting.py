@@ -357,7 +357,7 @@ def test_plans_that_ship_belong_to_the_models_that_ship() -> None:
         warnings.simplefilter("error")
         x = pf.sample(small, (2, 1, 28, 28), solver="fitted", steps=4, condition=condition)
     assert torch.equal(x, pf.sample(small, (2, 1, 28, 28), solver=solvers.bundled_fit(small, 4), condition=condition))
-    with pytest.raises(UnknownNameError, match="'fitted', 7 steps, guidance 1, expected .* one of: "):
+    with pytest.raises(UnknownNameError, match=r"'fitted', 7 steps, guidance 1, expected .* one of: "):
         pf.sample(small, (2, 1, 28, 28), solver="fitted", steps=7, condition=condition)
     with pytest.raises(UnknownNameError, match="expected a bundled model, with its own weights"):
         pf.make_plan(MIXTURE, solver="fitted", steps=4)

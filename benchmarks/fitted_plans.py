@@ -54,7 +54,7 @@ MULTISTEP = {  # registered solvers that remember as much of the same
 METHODS = ("fitted", "fitted, gradient", "fitted, both")
 KEPT = 3  # runs of one library that are written down
 SAMPLES, PART = 1000, 100
-BEGIN, END = "<!-- tables of benchmarks/fitted.py -->", "<!-- end of the tables -->"
+BEGIN, END = "<!-- tables of benchmarks/fitted_plans.py -->", "<!-- end of the tables -->"
 
 
 @dataclass(frozen=True)
