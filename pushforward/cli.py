@@ -80,16 +80,16 @@ def sample_command(
         torch.set_num_threads(threads)
     planned = None if plan_file is None else read_plan(plan_file, context)
     chosen, guidance = planned or (named_solver(solver, parse_options(option)), guidance)
-    steps = None if planned else steps
+    count = None if planned else steps
     network = models.load(model)
     wanted = each.repeat_interleave(columns)
-    plan = make_plan(network, solver=chosen, steps=steps, grid=grid, guidance=guidance)
+    plan = make_plan(network, solver=chosen, steps=count, grid=grid, guidance=guidance)
     started = time.perf_counter()
     images = sample(
         network,
         (len(wanted), *models.card(model)["shape"]),
         solver=chosen,
-        steps=steps,
+        steps=count,
         grid=grid,
         guidance=guidance,
         condition={"label": wanted},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -135,7 +136,7 @@ def stated(context: typer.Context, name: str) -> bool:
     return source is not None and source.name != "DEFAULT"  # of click, or of the copy of click in typer
 
 
-def said(scales: tuple[float | str, ...] | list[float]) -> str:
+def said(scales: Sequence[float | str]) -> str:
     """Scales in a message.
 
     Example:

@@ -147,8 +147,8 @@ def registered_options(solver: FixedGridSolver) -> tuple[str, dict[str, object]]
         ArgumentError: An option that JSON cannot hold.
 
     Example:
-        >>> registered_options(solver("ddim", eta=0.5))
-        ('ddim', {'eta': 0.5})
+        >>> registered_options(solver("ab2"))
+        ('ab2', {'order': 2})
     """
     own = {field.name: getattr(solver, field.name) for field in dataclasses.fields(solver)}  # type: ignore[arg-type]
     try:

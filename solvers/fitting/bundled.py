@@ -25,7 +25,8 @@ def bundled_fits() -> tuple[FittedPlan, ...]:
         >>> sorted({plan.steps for plan in bundled_fits()})
         [4, 5, 6, 8, 10]
     """
-    return tuple(FittedPlan.load(path) for path in sorted(FOLDER.glob("*.json")))
+    found = [FittedPlan.load(path) for path in sorted(FOLDER.glob("*.json"))]
+    return tuple(sorted(found, key=lambda plan: (plan.steps, *map(str, plan.guidance))))
 
 
 def bundled_fit(model: Model, steps: int | None, guidance: BranchWeights | float | None = 1.0) -> FittedPlan:

@@ -132,7 +132,7 @@ def fit(
     Example:
         >>> import pushforward as pf
         >>> fitted = pf.fit(pf.models.reference_mixture().model(), 5, (2,), pairs=512, rounds=0, dtype=torch.float64)
-        >>> fitted.report.gain > 5
+        >>> fitted.report.gain > 3
         True
     """
     check_counts(steps, pairs, rounds, polish, iterations, reference_steps, batch)

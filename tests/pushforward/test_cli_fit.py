@@ -90,7 +90,7 @@ def test_what_contradicts_a_plan_is_named(ranged: FittedPlan) -> None:
         (("--plan", "broken.json"), CorruptFileError, "fitted plan: got KeyError"),
         (("--plan", "missing.json"), FileNotFoundError, "missing.json"),
         (("--solver", "fitted", "-o", "order=2"), ArgumentError, "--option: got ['order'], expected none"),
-        (("--solver", "fitted", "--steps", "3"), UnknownNameError, "solver: got 'fitted', 3 steps, guidance 2.0"),
+        (("--solver", "fitted", "--steps", "3"), UnknownNameError, "solver: got 'fitted', 3 steps, guidance 2,"),
     ]
     for options, error, message in refused:
         result = run(*DRAW, *options)
