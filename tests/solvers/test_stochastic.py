@@ -312,7 +312,7 @@ def test_tau_is_a_function_of_time() -> None:
         ("sa_solver", {"predictor": 0}, "predictor"),
         ("sa_solver", {"corrector": 5}, "corrector"),
         ("sa_solver", {"tau": -1.0}, "tau"),
-        ("ddpm", {"variance": "learned"}, "variance"),
+        ("ddpm", {"variance": "unknown"}, "variance"),
         ("lcm", {"s_noise": -1.0}, "s_noise"),
     ],
 )
