@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from ...errors import ArgumentError, UnknownNameError
+from ..errors import ArgumentError, UnknownNameError
 
 Kind = TypeVar("Kind", bound=type)
 Made = TypeVar("Made")

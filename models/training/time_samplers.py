@@ -19,8 +19,8 @@ from torch import Tensor
 from ...errors import ArgumentError
 from ...kernels import PURPOSE_USER, Draw, uniform
 from ..interpolants import check_parameter
+from ..registry import made, registration
 from ..shift import check_shift, shift_time
-from .registry import made, registration
 
 Kind = TypeVar("Kind", bound="type[TimeSampler]")
 TIME_SAMPLERS: dict[str, type[TimeSampler]] = {}

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ...errors import ArgumentError, UnknownNameError
 from ..interpolants import Coefficients, Interpolant, check_parameter
-from .registry import made, registration
+from ..registry import made, registration
 from .time_samplers import LogitNormalTimes, TimeSampler
 
 Kind = TypeVar("Kind", bound="type[Weighting]")

@@ -7,6 +7,7 @@ from typing import TypeAlias, TypeVar
 
 from ...errors import ArgumentError, GridError, UnknownNameError
 from ...models import Interpolant
+from ...models.registry import registration
 
 GridFunction: TypeAlias = Callable[[int, Interpolant], tuple[float, ...]]
 Kind = TypeVar("Kind", bound=type)
@@ -16,14 +17,7 @@ GRIDS: dict[str, type] = {}
 
 def register(name: str) -> Callable[[Kind], Kind]:
     """Class decorator: make the grid known under ``name``."""
-
-    def add(kind: Kind) -> Kind:
-        if name in GRIDS:
-            raise ArgumentError("name", got=repr(name), expected="a name that is not registered yet")
-        GRIDS[name] = kind
-        return kind
-
-    return add
+    return registration(GRIDS, name)
 
 
 def grid(

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 from torch import Tensor
 
 from ...errors import ArgumentError, BudgetError, UnknownNameError
+from ...models.registry import registration
 from ..particles import Particles
 from ..sde import Diffusion, EulerMaruyama
 from ..solver import FixedGridSolver
@@ -101,14 +102,7 @@ Kind = TypeVar("Kind", bound=type[Method])
 
 def register(name: str) -> Callable[[Kind], Kind]:
     """Class decorator: make the method known under ``name``."""
-
-    def add(kind: Kind) -> Kind:
-        if name in METHODS:
-            raise ArgumentError("name", got=repr(name), expected="a name that is not registered yet")
-        METHODS[name] = kind
-        return kind
-
-    return add
+    return registration(METHODS, name)
 
 
 def method(name: str | Method, **options: Any) -> Method:
