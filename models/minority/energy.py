@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import ArgumentError, ShapeError
+from ...errors import ShapeError
 from ..adapter import Model
 from ..bound import Times
 from ..fields import ModelField
 from ..noising import check_gaussian, keyed_noise, noised
-from .score import Distance, squared_error
+from .score import Distance, check_noising, squared_error
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +65,7 @@ class MinorityEnergy:
 
     def __post_init__(self) -> None:
         check_gaussian(self.model)
-        if isinstance(self.draws, bool) or not isinstance(self.draws, int) or self.draws < 1:
-            raise ArgumentError("draws", got=repr(self.draws), expected="an integer of at least 1")
-        if not 0 < self.t < 1:
-            expected = "0 < t < 1: with all noise or none every score is the same"
-            raise ArgumentError("t", got=self.t, expected=expected)
+        check_noising(self.t, self.draws)
 
     def __call__(self, denoised: Tensor, t: Times, samples: Tensor | None = None, **condition: Any) -> Tensor:
         """The score, [B].

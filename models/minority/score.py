@@ -83,10 +83,7 @@ def minority_score(
     check_gaussian(model)
     ids = check_data("data", data, samples)
     check_rows_a_call(max_rows)
-    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
-        raise ArgumentError("draws", got=repr(draws), expected="an integer of at least 1")
-    if not 0 < t < 1:
-        raise ArgumentError("t", got=t, expected="0 < t < 1: with all noise or none every score is the same")
+    check_noising(t, draws)
     if clip is not None and not clip[0] < clip[1]:
         raise ArgumentError("clip", got=clip, expected="(low, high) with low < high")
     field = ModelField(model, condition, quantity="denoised")
@@ -106,3 +103,15 @@ def minority_score(
         at = int(bad[0, 0])
         raise NotFiniteError("distance", got=f"{total[at].item()} for sample {at}", expected="finite numbers")
     return total / draws
+
+
+def check_noising(t: float, draws: int) -> None:
+    """Refuse what gives no score.
+
+    Raises:
+        ArgumentError: No draw, or a time at an end.
+    """
+    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
+        raise ArgumentError("draws", got=repr(draws), expected="an integer of at least 1")
+    if not 0 < t < 1:
+        raise ArgumentError("t", got=t, expected="0 < t < 1: with all noise or none every score is the same")
