@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..errors import ArgumentError
 from ..models import Bound, BranchWeights, Model, Prediction
 from ..models.guidance import as_guidance
 from ..models.trees import tree_map
 from .executor import EvaluateFunction, Executor
-from .solver import plan, solver
+from .plan import Plan
+from .solver import FixedGridSolver, plan, solver
 
 if TYPE_CHECKING:
     from ..models import Interpolant
@@ -67,6 +69,26 @@ class Pilot:
         network = self.model.reading(prediction).bind(*self.condition, self.guidance)
         return in_parts(network, len(self.noise), self.batch), prediction
 
+    def program(self, solver: FixedGridSolver, times: Times) -> Plan:
+        """The optimised plan of a solver on a grid of the model's path.
+
+        Raises:
+            ArgumentError: It draws noise.
+            PushforwardError: It cannot run there.
+        """
+        prediction = self.model.prediction
+        program = plan(solver, times, self.model.interpolant, prediction=prediction)
+        if program.stochastic:
+            raise ArgumentError("solver", got=str(solver), expected="one that draws no noise")
+        return program.lower(prediction, self.guidance).optimise()
+
+    def samples(self, program: Plan) -> Tensor:
+        """What it makes of the starts, as a user's run does."""
+        self.count(program.nfe)
+        with torch.no_grad():
+            start = self.noise * self.model.interpolant.sigma(program.grid[0])
+            return Executor(program, start).run(self.evaluate)
+
     def find_exact(self, first: float, steps: int, hooks: Sequence[Hook] = ()) -> None:
         """Make the exact samples by RK4, from the state at ``first``.
 
@@ -110,7 +132,7 @@ def in_parts(network: Bound, rows: int, batch: int | None) -> EvaluateFunction:
     return evaluate
 
 
-def take_rows(tree: dict[str, Any] | None, rows: slice, count: int) -> dict[str, Any] | None:
+def take_rows(tree: dict[str, Any] | None, rows: slice | Tensor, count: int) -> dict[str, Any] | None:
     """A condition with some of its rows; tensors of one row or of none stay."""
 
     def take(path: str, leaf: Any) -> Any:

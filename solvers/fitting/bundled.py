@@ -74,7 +74,9 @@ def solver_for(
         >>> solver_for(load("digits28-small"), "heun", 4, 1.0).order
         2
     """
-    chosen = bundled_fit(model, steps, guidance) if solver == FITTED else solver_of(solver)
+    if solver == FITTED:
+        return bundled_fit(model, steps, guidance)
+    chosen = solver_of(solver)
     if isinstance(chosen, FittedPlan):
         chosen.check_use(model, guidance)
     return chosen

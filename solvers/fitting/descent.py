@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -49,6 +48,7 @@ class Free:
         return Formula(like.family, tuple(times), tuple(like.family.row(row.mT.tolist()) for row in self.rows))
 
 
+@torch.enable_grad()
 def descend(
     formula: Formula,
     groups: Groups,
@@ -80,12 +80,6 @@ def descend(
     Source:
         Shaul et al. 2024, Bespoke Non-Stationary Solvers, section 4; Kingma & Ba 2015, Adam.
     """
-    with torch.enable_grad():
-        return descended(formula, groups, iterations, seed, power, rate)
-
-
-def descended(formula: Formula, groups: Groups, iterations: int, seed: int, power: float, rate: float) -> Formula:
-    """What :func:`descend` finds."""
     free = Free.of(formula, groups.fitted[0].noise.device)
     optimiser = torch.optim.Adam([free.gaps, *free.rows], lr=rate, betas=DECAYS)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(iterations, 1))
@@ -134,7 +128,7 @@ def timed_velocity(starts: Starts, y: Tensor, times: Tensor, step: int) -> Tenso
     velocity = starts.velocity(y, t, t_next, step, gradient=True)
     if not step:
         return velocity
-    if not velocity.requires_grad or math.isnan(t):
+    if not velocity.requires_grad:
         raise ArgumentError(
             "method", got="'gradient'", expected="'least-squares' for a network without gradients (compiled, ONNX)"
         )

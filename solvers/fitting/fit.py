@@ -21,7 +21,7 @@ from ...models import BranchWeights, Model
 from ...models.fingerprint import fingerprint
 from ..grids import GridFunction
 from ..grids import grid as find_grid
-from ..grids.optimise import LEAST_GAIN, check_power
+from ..grids.optimise import LEAST_GAIN, check_counts, check_power
 from ..ode.fitted import Quantity
 from ..pilot import take_rows
 from ..solver import FixedGridSolver
@@ -135,9 +135,12 @@ def fit(
         >>> fitted.report.gain > 3
         True
     """
-    check_counts(steps, pairs, rounds, polish, iterations, reference_steps, batch)
+    given = [count for count in (("pairs", pairs, 8), ("batch", batch, 1)) if count[1] is not None]
+    check_counts(("steps", steps, 1), ("rounds", rounds, 0), ("polish", polish, 0), ("iterations", iterations, 1),
+                 ("reference_steps", reference_steps, 4), *given)  # fmt: skip
     check_power(power)
-    check_choice("method", method, METHODS)
+    if method not in METHODS:
+        raise UnknownNameError("method", got=repr(method), expected=f"one of {', '.join(METHODS)}")
     if ridge is not None and not ridge >= 0:
         raise ArgumentError("ridge", got=ridge, expected="a number, at least 0, or infinity")
     if per_channel and not shape:
@@ -205,8 +208,9 @@ class Stages:
                 times = search.times(family, self.rounds)
                 say(f"coefficients ({kind})")
                 found.append(search.stepwise(times, family))
-                say(f"the end of the run ({kind})")
-                found.append(search.polished(found[-1], self.polish))
+                if self.polish:
+                    say(f"the end of the run ({kind})")
+                    found.append(search.polished(found[-1], self.polish))
             if self.method != "least-squares":
                 say(f"gradients ({kind})")
                 found.append(search.descended(search.best(found), self.iterations, self.seed))
@@ -250,23 +254,6 @@ def default_pairs(size: int) -> int:
     return min(max(FEWEST, min(MOST, ELEMENTS // max(size, 1))), max(32, LARGEST // max(size, 1)))
 
 
-def check_counts(
-    steps: int, pairs: int | None, rounds: int, polish: int, iterations: int, reference_steps: int, batch: int | None
-) -> None:
-    """Refuse numbers that count nothing.
-
-    Raises:
-        ArgumentError: Names the first.
-    """
-    for name, value, least in (("steps", steps, 1), ("pairs", pairs, 8), ("rounds", rounds, 0), ("polish", polish, 0),
-                               ("iterations", iterations, 1), ("reference_steps", reference_steps, 4),
-                               ("batch", batch, 1)):  # fmt: skip
-        if value is None and name in ("pairs", "batch"):
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ArgumentError(name, got=repr(value), expected=f"an integer, at least {least}")
-
-
 def check_starts(count: int, unknowns: int) -> None:
     """Refuse to fit more numbers than there are starts.
 
@@ -276,16 +263,6 @@ def check_starts(count: int, unknowns: int) -> None:
     if count // 2 < unknowns:
         got = f"{count} starts, of which half are fitted to, for {unknowns} unknowns a step"
         raise ArgumentError("pairs", got=got, expected=f"at least {2 * unknowns}")
-
-
-def check_choice(name: str, value: str, known: Sequence[str]) -> None:
-    """Refuse a word that is none of those known.
-
-    Raises:
-        UnknownNameError: Lists them.
-    """
-    if value not in known:
-        raise UnknownNameError(name, got=repr(value), expected=f"one of {', '.join(known)}")
 
 
 @contextmanager

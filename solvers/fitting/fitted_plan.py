@@ -12,7 +12,7 @@ from typing import Any
 from ...errors import CorruptFileError, GridError, UnknownNameError
 from ...models import BranchWeights, Interpolant, Model, interpolant_from_config
 from ...models.fingerprint import UNKNOWN, fingerprint
-from ..ode.fitted import FittedMultistep, same_level
+from ..ode.fitted import FittedMultistep, moved, same_levels
 from ..pilot import Times
 from ..plan import Channelwise, Coefficient, StepBuilder
 from ..solver import FixedGridSolver, registered_options
@@ -98,17 +98,12 @@ class FittedPlan(FixedGridSolver):
 
     def times_on(self, interpolant: Interpolant) -> Times:
         """Its grid on a path: the times there with the same noise ratios."""
-        if interpolant == self.interpolant:
-            return self.times
-        return tuple([interpolant.time_at_noise_ratio(self.interpolant.noise_ratio(t)) for t in self.times])
+        return moved(self.times, self.interpolant, interpolant)
 
     def step(self, s: StepBuilder) -> None:
         """The formula's step."""
-        if not self.gained:
-            own = self.times_on(s.interpolant)
-            levels = [tuple(map(s.interpolant.noise_ratio, times)) for times in (s.grid, own)]
-            if len(s.grid) != len(own) or not all(same_level(a, b) for a, b in zip(*levels, strict=True)):
-                raise GridError("grid", got=s.grid, expected=f"the times of {self}, {own}")
+        if not self.gained and not same_levels(s.grid, s.interpolant, self.times, self.interpolant):
+            raise GridError("grid", got=s.grid, expected=f"the times of {self}, {self.times_on(s.interpolant)}")
         self.solver.step(s)
 
     def fits(self, scale: Scale) -> bool:

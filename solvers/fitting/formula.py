@@ -60,7 +60,11 @@ class Run:
     @property
     def columns(self) -> list[Tensor]:
         """What the coefficients of the step multiply."""
-        return self.family.columns(self.states[-1], self.outputs[::-1], len(self.outputs) - 1)
+        return self.columns_of(len(self.outputs) - 1)
+
+    def columns_of(self, step: int) -> list[Tensor]:
+        """What the coefficients of a step, whose output is known, multiply."""
+        return self.family.columns(self.states[step], self.outputs[step::-1], step)
 
     def advance(self, row: Row) -> None:
         """Take the step."""
@@ -93,9 +97,9 @@ class Run:
         return self.starts.exact.double() - self.states[-1].double()
 
 
-def squared_errors(run: Run) -> Tensor:
-    """Mean squares of what each sample lacks, float64 [B], on the CPU."""
-    return run.left.flatten(1).square().mean(1).cpu()
+def squared_errors(runs: Sequence[Run]) -> Tensor:
+    """Mean squares of what each sample of all runs lacks, float64 [B], on the CPU."""
+    return torch.cat([run.left.flatten(1).square().mean(1).cpu() for run in runs])
 
 
 def run_all(formula: Formula, groups: Sequence[Starts]) -> list[Run]:
@@ -105,4 +109,4 @@ def run_all(formula: Formula, groups: Sequence[Starts]) -> list[Run]:
 
 def errors_of(formula: Formula, groups: Sequence[Starts]) -> Tensor:
     """Squared errors of all samples of all groups."""
-    return torch.cat([squared_errors(run) for run in run_all(formula, groups)])
+    return squared_errors(run_all(formula, groups))

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from ...errors import PushforwardError
-from ...models import Model
-from ..executor import Executor
 from ..pilot import Times
-from ..solver import FixedGridSolver, plan
+from ..solver import FixedGridSolver
 from .starts import Starts
 
 
@@ -42,26 +40,19 @@ class Measured:
         return f"error {self.error:.4g}, median sample {self.median:.4g}, worst {self.worst:.4g}"
 
 
-def measure(
-    name: str, solver: FixedGridSolver, times: Times, model: Model, groups: Sequence[Starts]
-) -> Measured | None:
+def measure(name: str, solver: FixedGridSolver, times: Times, groups: Sequence[Starts]) -> Measured | None:
     """The errors of a solver on a grid of the model's path; None where it cannot run there."""
-    squares = squared_errors(solver, times, model, groups)
+    squares = squared_errors(solver, times, groups)
     return None if squares is None else Measured.of(name, squares)
 
 
-def squared_errors(solver: FixedGridSolver, times: Times, model: Model, groups: Sequence[Starts]) -> Tensor | None:
+def squared_errors(solver: FixedGridSolver, times: Times, groups: Sequence[Starts]) -> Tensor | None:
     """Mean squares of what samples lack, float64 [B], as a user's run draws them; None where it cannot run there."""
-    prediction, found = model.prediction, list[Tensor]()
+    found = list[Tensor]()
     for starts in groups:
         try:
-            program = plan(solver, times, model.interpolant, prediction=prediction)
-            program = program.lower(prediction, starts.guidance).optimise()
-            with torch.no_grad():
-                x0 = starts.noise * model.interpolant.sigma(times[0])
-                x = Executor(program, x0).run(starts.evaluate)
+            x = starts.samples(starts.program(solver, times))
         except PushforwardError:
             return None
-        starts.count(program.nfe)
         found.append((x.double() - starts.exact.double()).flatten(1).square().mean(1).cpu())
     return torch.cat(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import Tensor
 from ... import kernels
 from ...errors import NotFiniteError
 from ...kernels.gram import MAX_TENSORS
+from ..pilot import root_mean_square
 from ..plan import Channelwise, Coefficient
 from .formula import Formula, Run, run_all, squared_errors
 from .regression import Normal, better, losses, ridge_solution, trust
@@ -55,7 +57,7 @@ def polish(formula: Formula, groups: Sequence[Starts], iterations: int, power: f
     """
     places = places_of(formula)
     runs = run_all(formula, groups)
-    squares = torch.cat([squared_errors(run) for run in runs])
+    squares = squared_errors(runs)
     damping = DAMPING
     for _ in range(iterations):
         normal = Normal.joined([derivatives(formula, run, places) for run in runs])
@@ -86,7 +88,7 @@ def better_runs(
         runs = run_all(formula, groups)
     except NotFiniteError:
         return None
-    found = torch.cat([squared_errors(run) for run in runs])
+    found = squared_errors(runs)
     return (formula, runs, found) if better(found, squares, power) else None
 
 
@@ -135,25 +137,18 @@ def derivative(formula: Formula, run: Run, place: Place) -> Tensor:
         size = TIME_PROBE * min(t - before, after - t)
         times = (*formula.times[: place.step], t + size, *formula.times[place.step + 1 :])
         other = run.at(place.step).finish(Formula(formula.family, times, formula.rows))
-    else:
-        at = run.at(place.step)
-        at.velocities, at.outputs = run.velocities[: place.step + 1], run.outputs[: place.step + 1]
-        column = at.columns[place.column]
-        if place.channel is not None:
-            whole, column = column, torch.zeros_like(column)
-            column[:, place.channel] = whole[:, place.channel]
-        last = place.step + 1 == len(formula.rows)
-        if last:
-            return column
-        size = PROBE * length(run.states[place.step + 1]) / max(length(column), torch.finfo(column.dtype).tiny)
-        (state,) = kernels.combine([run.states[place.step + 1], column], [[1.0, size]])
-        other = run.at(place.step + 1, state).finish(formula)
+        return (other.states[-1] - run.states[-1]) / size
+    column = run.columns_of(place.step)[place.column]
+    if place.channel is not None:
+        whole, column = column, torch.zeros_like(column)
+        column[:, place.channel] = whole[:, place.channel]
+    if place.step + 1 == len(formula.rows):
+        return column
+    end, tiny = run.states[place.step + 1], torch.finfo(column.dtype).tiny
+    size = PROBE * root_mean_square(end) / max(root_mean_square(column), tiny)
+    (state,) = kernels.combine([end, column], [[1.0, size]])
+    other = run.at(place.step + 1, state).finish(formula)
     return (other.states[-1] - run.states[-1]) / size
-
-
-def length(values: Tensor) -> float:
-    """Root mean square."""
-    return values.double().square().mean().sqrt().item()
 
 
 def gram_of_many(columns: Sequence[Tensor], error: Tensor) -> Normal:
@@ -162,9 +157,7 @@ def gram_of_many(columns: Sequence[Tensor], error: Tensor) -> Normal:
     width = MAX_TENSORS // 2
     blocks = [list(range(i, min(i + width, len(tensors)))) for i in range(0, len(tensors), width)]
     products = torch.empty(len(error), len(tensors), len(tensors), dtype=torch.float64)
-    for n, first in enumerate(blocks):
-        for second in blocks[n + 1 :] or blocks[n:]:
-            some = torch.tensor(sorted({*first, *second}))
-            found = kernels.gram([tensors[i] for i in some.tolist()]).products.cpu()
-            products[:, some[:, None], some] = found
+    for pair in itertools.combinations(blocks, 2) if len(blocks) > 1 else [blocks]:
+        some = torch.tensor([i for block in pair for i in block])
+        products[:, some[:, None], some] = kernels.gram([tensors[i] for i in some.tolist()]).products.cpu()
     return Normal.cut(products)

@@ -118,13 +118,13 @@ class Reporter:
         """Errors of the formula, of the base and of the standard solvers; ``options`` are the report's own fields."""
         base = self.squares(self.solver, self.times)
         found = base if fitted is None else self.squares(fitted, fitted.times)
-        steps = len(self.times) - 1
+        steps, measured = len(self.times) - 1, Measured.of(str(self.solver), base)
         return FitReport(
             nfe=steps,
             fitted=Measured.of("fitted", found),
-            base=Measured.of(str(self.solver), base),
+            base=measured,
             standard=best_standard(self.model, self.held_out, steps, self.times[0]),
-            base_by_nfe=tuple(self.base_errors(steps)),
+            base_by_nfe=tuple(self.base_errors(steps, measured)),
             by_condition=by_condition([some.condition[0] for some in self.held_out], found, base),
             by_guidance=self.by_guidance(found, base),
             reference_error=self.exact_to,
@@ -135,16 +135,17 @@ class Reporter:
 
     def squares(self, solver: FixedGridSolver, times: Times) -> Tensor:
         """Squared errors of a solver that has to run."""
-        found = squared_errors(solver, times, self.model, self.held_out)
+        found = squared_errors(solver, times, self.held_out)
         assert found is not None
         return found
 
-    def base_errors(self, steps: int) -> Iterator[tuple[int, float]]:
-        """Of the base with up to twice as many evaluations, on its grid with the same shape."""
-        for nfe in dict.fromkeys((steps, math.ceil(1.5 * steps), 2 * steps)):
+    def base_errors(self, steps: int, base: Measured) -> Iterator[tuple[int, float]]:
+        """Of the base, and with up to twice as many evaluations, on its grid with the same shape."""
+        yield steps, base.error
+        for nfe in dict.fromkeys((math.ceil(1.5 * steps), 2 * steps)):
             places = np.linspace(0, steps, nfe + 1)
             times = np.interp(places, range(steps + 1), self.times).tolist()
-            found = measure("base", self.solver, tuple(times), self.model, self.held_out)
+            found = measure("base", self.solver, tuple(times), self.held_out)
             if found is not None:
                 yield nfe, found.error
 
@@ -171,8 +172,7 @@ def best_standard(model: Model, groups: Sequence[Starts], steps: int, first: flo
     Grids begin where the fitted plan does, so that all have the same samples to find.
     """
     found = [
-        measure(f"{method} on {name}", method, times, model, groups)
-        for method, name, times in candidates(model, steps, first)
+        measure(f"{method} on {name}", method, times, groups) for method, name, times in candidates(model, steps, first)
     ]
     return min((m for m in found if m is not None), key=lambda m: m.error)
 

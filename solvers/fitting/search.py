@@ -66,9 +66,12 @@ class Search:
 
     def on_path(self, formula: Formula) -> FittedMultistep:
         """A formula as a solver for the path; on the base's grid with its very times."""
-        known = {linear: t for linear, t in zip(self.linear_base, self.base_times, strict=True)}
-        times = tuple([known[t] if t in known else from_linear(self.path, t) for t in formula.times])
-        return formula.on(self.path, times)
+        return formula.on(self.path, self.times_on_path(formula.times))
+
+    def times_on_path(self, times: Times) -> Times:
+        """Times of the linear path on the model's; those of the base's grid to the last bit."""
+        known = dict(zip(self.linear_base, self.base_times, strict=True))
+        return tuple([known[t] if t in known else from_linear(self.path, t) for t in times])
 
     # --- stages ------------------------------------------------------------------------------------------------
 
@@ -80,8 +83,7 @@ class Search:
         self, times: Times, family: Family, groups: Groups | None = None, ridges: Sequence[float] | None = None
     ) -> Stepwise:
         """Coefficients for a grid of the linear path."""
-        on_path = tuple([from_linear(self.path, t) for t in times[:-1]] + [self.base_times[-1]])
-        base = base_coefficients(self.base_solver, on_path, self.path)
+        base = base_coefficients(self.base_solver, self.times_on_path(times), self.path)
         return fit_steps(groups or self.groups, times, family, base, ridges or self.ridges, self.power)
 
     def polished(self, found: Stepwise, iterations: int) -> Stepwise:

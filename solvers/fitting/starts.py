@@ -14,7 +14,7 @@ from ...errors import ArgumentError, NotFiniteError
 from ...models import BranchWeights, Interpolant, Linear, Prediction
 from ..executor import Executor
 from ..hooks import Trajectory
-from ..pilot import Pilot, Times
+from ..pilot import Pilot, Times, take_rows
 from ..plan import Plan, StepBuilder
 from ..solver import FixedGridSolver, plan
 
@@ -101,9 +101,8 @@ class Starts(Pilot):
 
     def rows(self, some: Tensor, *, trajectory: bool = False) -> Starts:
         """Some of the starts, on their own, with their exact samples, and their trajectories if wanted."""
-        part = Starts(self.model, self.noise[some], self.guidance or 1.0, *self.condition, batch=self.batch)
-        network = self.model.reading(self.linear[1]).bind(*self.condition, self.guidance).select(some)
-        part.linear = network.evaluate, self.linear[1]
+        conditions = (take_rows(tree, some, len(self.noise)) for tree in self.condition)
+        part = Starts(self.model, self.noise[some], self.guidance or 1.0, *conditions, batch=self.batch)
         part.counted = self.counted
         part.start, part.exact = self.start[some], self.exact[some]
         if trajectory:

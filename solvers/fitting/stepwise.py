@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -75,8 +74,7 @@ def fit_steps(
             run.advance(row)
         rows.append(row)
         used.append(max(ridge for _, ridge in chosen))
-    judged = torch.cat([squared_errors(run) for run in runs[1]])
-    return Stepwise(Formula(family, tuple(times), tuple(rows)), judged, tuple(used))
+    return Stepwise(Formula(family, tuple(times), tuple(rows)), squared_errors(runs[1]), tuple(used))
 
 
 def normal(run: Run, prior: Row, t_next: float) -> Normal:

@@ -14,10 +14,9 @@ from torch import Tensor
 from ... import kernels
 from ...errors import ArgumentError, GridError, NotFiniteError, PushforwardError
 from ...models import BranchWeights, Interpolant, Model
-from ..executor import Executor
 from ..pilot import Pilot, Times, take_rows
 from ..plan import Plan
-from ..solver import FixedGridSolver, plan
+from ..solver import FixedGridSolver
 from ..solver import solver as solver_of
 from .optimised import OptimisedGrid
 from .registry import GRIDS, GridFunction, grid
@@ -103,11 +102,8 @@ def optimise_grid(
         >>> found.gain > 1.5
         True
     """
-    for name, value, least in (("steps", steps, 1), ("pilot", pilot, 1), ("held_out", held_out, 1),
-                               ("iterations", iterations, 0), ("starts", starts, 1),
-                               ("reference_steps", reference_steps, 4)):  # fmt: skip
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ArgumentError(name, got=repr(value), expected=f"an integer, at least {least}")
+    check_counts(("steps", steps, 1), ("pilot", pilot, 1), ("held_out", held_out, 1), ("iterations", iterations, 0),
+                 ("starts", starts, 1), ("reference_steps", reference_steps, 4))  # fmt: skip
     check_power(power)
     method = solver_of(solver)
     if method.times_on(model.interpolant) is not None:
@@ -175,19 +171,11 @@ class Runs(Pilot):
 
     def plan(self, times: Times) -> Plan:
         """The optimised plan on a grid."""
-        prediction = self.model.prediction
-        program = plan(self.solver, times, self.model.interpolant, prediction=prediction)
-        if program.stochastic:
-            raise ArgumentError("solver", got=str(self.solver), expected="one that draws no noise")
-        return program.lower(prediction, self.guidance).optimise()
+        return self.program(self.solver, times)
 
     def run(self, times: Times) -> Tensor:
         """The samples on a grid."""
-        program = self.plan(times)
-        self.count(program.nfe)
-        with torch.no_grad():
-            start = self.noise * self.model.interpolant.sigma(times[0])
-            return Executor(program, start).run(self.evaluate)
+        return self.samples(self.plan(times))
 
     def difference(self, times: Times) -> Array:
         """Distances to the exact samples, [B, size]."""
@@ -201,6 +189,17 @@ class Runs(Pilot):
             except NotFiniteError:
                 self.errors[times] = math.inf
         return self.errors[times]
+
+
+def check_counts(*counts: tuple[str, object, int]) -> None:
+    """Refuse numbers that count nothing: (name, value, the least that it may be).
+
+    Raises:
+        ArgumentError: Names the first.
+    """
+    for name, value, least in counts:
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ArgumentError(name, got=repr(value), expected=f"an integer, at least {least}")
 
 
 def check_power(power: float) -> None:

@@ -11,6 +11,7 @@ from ...models import Interpolant, Linear
 from ..plan import Coefficient, Expression, StepBuilder, weighted
 from ..solver import FixedGridSolver
 
+Times = tuple[float, ...]
 Quantity = Literal["velocity", "denoised", "noise"]
 QUANTITIES: tuple[Quantity, ...] = ("velocity", "denoised", "noise")
 SAME_LEVEL = 1e-5  # relative: noise ratios that come as float32 through another library are the same
@@ -51,10 +52,8 @@ class FittedMultistep(FixedGridSolver):
     quantity: Quantity = "velocity"
 
     # Of a run on the only grid there is, no limit of short steps can be taken: 1 is nominal.
-    order, source = (
-        1,
-        "Shaul et al. 2024, Bespoke Non-Stationary Solvers (coefficients made for the model)",
-    )
+    order = 1
+    source = "Shaul et al. 2024, Bespoke Non-Stationary Solvers (coefficients made for the model)"
 
     def __post_init__(self) -> None:
         steps = len(self.times) - 1
@@ -83,9 +82,7 @@ class FittedMultistep(FixedGridSolver):
 
     def times_on(self, interpolant: Interpolant) -> tuple[float, ...]:
         """The grid on a path: the times there with the same noise ratios."""
-        if interpolant == self.interpolant:
-            return self.times
-        return tuple([interpolant.time_at_noise_ratio(self.interpolant.noise_ratio(t)) for t in self.times])
+        return moved(self.times, self.interpolant, interpolant)
 
     def step(self, s: StepBuilder) -> None:
         """The scaled state, and the weighted sum of what is remembered."""
@@ -98,12 +95,7 @@ class FittedMultistep(FixedGridSolver):
 
     def check_grid(self, s: StepBuilder) -> None:
         """Refuse other noise ratios than those of the fit."""
-        if s.grid == self.times and s.interpolant == self.interpolant:
-            return
-        if len(s.grid) == len(self.times) and all(
-            same_level(s.interpolant.noise_ratio(a), self.interpolant.noise_ratio(b))
-            for a, b in zip(s.grid, self.times, strict=True)
-        ):
+        if same_levels(s.grid, s.interpolant, self.times, self.interpolant):
             return
         got = f"{s.steps} steps from {s.grid[0]:g} to {s.grid[-1]:g} on {s.interpolant}"
         hint = f"solver.times_on(path) is {[round(t, 4) for t in self.times]} on {self.interpolant}"
@@ -121,6 +113,14 @@ def remembered(s: StepBuilder, quantity: Quantity) -> Expression:
     return s.denoised(s.x, s.t) - s.noise_prediction(s.x, s.t)
 
 
-def same_level(first: float, second: float) -> bool:
-    """Whether two noise ratios are equal to the rounding of float32; infinity and 0 only equal themselves."""
-    return first == second or math.isclose(first, second, rel_tol=SAME_LEVEL)
+def moved(times: Times, path: Interpolant, other: Interpolant) -> Times:
+    """The times of another path with the same noise ratios."""
+    return times if other == path else tuple([other.time_at_noise_ratio(path.noise_ratio(t)) for t in times])
+
+
+def same_levels(times: Times, path: Interpolant, others: Times, on: Interpolant) -> bool:
+    """Whether two grids have the same noise ratios to the rounding of float32; infinity and 0 only equal themselves."""
+    if times == others and path == on:
+        return True
+    levels = zip(map(path.noise_ratio, times), map(on.noise_ratio, others), strict=False)
+    return len(times) == len(others) and all(a == b or math.isclose(a, b, rel_tol=SAME_LEVEL) for a, b in levels)
