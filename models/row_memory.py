@@ -40,12 +40,8 @@ class RowMemory:
     def __init__(
         self, kept: int = KEPT, *, by_time: bool = True, direction: float = 0.0, forgotten: str | None = None
     ) -> None:
-        self.kept, self.by_time, self.direction, self.forgotten = (
-            (kept if by_time else 1),
-            by_time,
-            direction,
-            forgotten,
-        )
+        self.kept, self.by_time = kept if by_time else 1, by_time
+        self.direction, self.forgotten = direction, forgotten
         self.rings: dict[str, Ring] = {}
         self.total = 0
         self.place: NDArray[np.int64] | None = None  # which rows of the rings these are, once there are some
