@@ -54,9 +54,9 @@ def test_within_the_rounding_of_its_tree_and_the_same_bits(variant, tensors):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("count", [5, 20])
-def test_many_tensors_have_the_products_of_their_pairs(variant, count):
-    tensors = [make((2, 1100), torch.float32, seed) for seed in range(count)]
+@pytest.mark.parametrize(("count", "size"), [(5, 1100), (20, 130)])
+def test_many_tensors_have_the_products_of_their_pairs(variant, count, size):
+    tensors = [make((2, size), torch.float32, seed) for seed in range(count)]
     with using(variant):
         products, sums = gram(tensors)
     with backend("reference"):

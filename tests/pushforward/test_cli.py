@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from PIL import Image
 
 import pushforward as pf
+from pushforward import cli
 from pushforward.errors import ArgumentError, ShapeError
 from pushforward.picture import save_grid
 
@@ -17,6 +20,28 @@ from pushforward.picture import save_grid
 def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pushforward.cli", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+@dataclass
+class Result:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """The program's entry point in this process, which has imported torch already."""
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # main has one of its own
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["pushforward", *arguments])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        return Result(left.value.code or 0, *capsys.readouterr())
+
+    return run
 
 
 def test_sample_writes_a_picture_and_says_what_it_did(tmp_path: Path) -> None:
@@ -29,18 +54,18 @@ def test_sample_writes_a_picture_and_says_what_it_did(tmp_path: Path) -> None:
         assert picture.height > 2 * 28
 
 
-def test_solvers_lists_every_solver() -> None:
-    result = run("solvers")
+def test_solvers_lists_every_solver(here) -> None:
+    result = here("solvers")
     assert result.returncode == 0
     assert all(name in result.stdout for name, _ in pf.solvers.solvers())
 
 
-def test_plan_prints_the_program_and_ships_it() -> None:
-    shown = run("plan", "--solver", "ddim", "--option", "eta=0.5", "--steps", "3", "--shape", "8,16,32,32")
+def test_plan_prints_the_program_and_ships_it(here) -> None:
+    shown = here("plan", "--solver", "ddim", "--option", "eta=0.5", "--steps", "3", "--shape", "8,16,32,32")
     assert shown.returncode == 0, shown.stderr
     assert "ddim(eta=0.5): 3 steps" in shown.stdout
     assert "3 network calls, 3 passes" in shown.stdout
-    shipped = run("plan", "--solver", "heun", "--steps", "2", "--prediction", "v", "--interpolant", "cosine", "--json")
+    shipped = here("plan", "--solver", "heun", "--steps", "2", "--prediction", "v", "--interpolant", "cosine", "--json")
     plan = pf.Plan.from_json(shipped.stdout)
     assert json.loads(shipped.stdout)["interpolant"]["name"] == "cosine"
     assert plan.steps == 2
@@ -60,20 +85,23 @@ def test_plan_prints_the_program_and_ships_it() -> None:
         (["plan", "--solver", "euler", "--prediction", "noise"], "error: t: got 0"),
     ],
 )
-def test_errors_are_one_line_and_exit_code_1(arguments: list[str], message: str, tmp_path: Path) -> None:
-    result = run(*arguments, cwd=tmp_path)
+def test_errors_are_one_line_and_exit_code_1(
+    arguments: list[str], message: str, here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = here(*arguments)
     assert result.returncode == 1
     assert result.stderr.strip().splitlines()[-1].startswith(message)
     assert "Traceback" not in result.stderr
 
 
-def test_usage_errors_and_help() -> None:
-    assert run("sample", "--nope").returncode == 2
+def test_usage_errors_and_help(here) -> None:
+    assert here("sample", "--nope").returncode == 2
     for command in ("sample", "solvers", "plan"):
-        shown = run(command, "--help")
+        shown = here(command, "--help")
         assert shown.returncode == 0
         assert "Example" in shown.stdout
-    assert pf.__version__ in run("--version").stdout
+    assert pf.__version__ in here("--version").stdout
 
 
 def test_a_picture_shows_its_images(tmp_path: Path) -> None:

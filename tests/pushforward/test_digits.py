@@ -10,7 +10,7 @@ from pushforward.models import bundled
 from pushforward.models.training import metrics
 from pushforward.models.training.digits import load_digits28
 
-LABELS = torch.arange(10).repeat(100)
+LABELS = torch.arange(10).repeat(50)
 JUDGE = "digits28-classifier-b"
 
 
@@ -27,7 +27,7 @@ def draw(solver: str, guidance: float, **options: object) -> torch.Tensor:
     batches = [
         pf.sample(model, (len(ids), 1, 28, 28), solver=chosen, steps=10, guidance=guidance, seed=2024, samples=ids,
                   condition={"label": LABELS[ids]})
-        for ids in torch.arange(1000).split(250)
+        for ids in torch.arange(500).split(250)
     ]  # fmt: skip
     return torch.cat(batches).clamp(-1, 1)
 
