@@ -39,6 +39,7 @@ Method = Literal["least-squares", "gradient", "both"]
 METHODS: tuple[Method, ...] = ("least-squares", "gradient", "both")
 ELEMENTS, FEWEST, MOST = 2**17, 256, 4096  # of all starts, unless said otherwise, within these numbers of starts
 LARGEST = 2**26  # elements of all starts, but for 32 of them
+CPU_BATCH = 2**16  # elements of one call: what a layer writes stays in a cache, and calls are still few
 Guidances = float | BranchWeights | Sequence[float]
 
 
@@ -112,7 +113,7 @@ def fit(
         polish: Iterations for the end of the run, at most.
         iterations: Of Adam.
         reference_steps: Steps of RK4 for the exact samples, at least 4; see ``report.reference_error``.
-        batch: The most rows that the network is called with; None: all starts.
+        batch: The most rows that the network is called with; None: 65,536 elements on a CPU, elsewhere all starts.
         dtype, device: Of the states.
         progress: Show on stderr what is being done.
 
@@ -154,6 +155,8 @@ def fit(
     draw = kernels.Draw(kernels.PURPOSE_INITIAL, 0)
     noise = kernels.normal((count, *shape), seed=seed, draw=draw, dtype=dtype, device=device)
     trees = dict(condition or {}), None if null is None else dict(null)
+    if batch is None and noise.device.type == "cpu":
+        batch = max(CPU_BATCH // max(math.prod(shape), 1), 1)
     groups = divided(model, noise, scales, trees, batch)
     search = Search(solver, model.interpolant, base_times, groups, RIDGES if ridge is None else (ridge,), power)
     stages = Stages(method, rounds, polish, iterations, seed)
@@ -205,12 +208,12 @@ class Stages:
                 found.append(search.base(family))
             else:
                 say(f"time grids ({kind})")
-                times = search.times(family, self.rounds)
+                grids = search.grids(family, self.rounds)
                 say(f"coefficients ({kind})")
-                found.append(search.stepwise(times, family))
+                found += [search.stepwise(times, family) for times in grids]
                 if self.polish:
                     say(f"the end of the run ({kind})")
-                    found.append(search.polished(found[-1], self.polish))
+                    found.append(search.polished(search.promising(found[-len(grids) :]), self.polish))
             if self.method != "least-squares":
                 say(f"gradients ({kind})")
                 found.append(search.descended(search.best(found), self.iterations, self.seed))

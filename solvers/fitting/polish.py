@@ -16,14 +16,17 @@ from ...kernels.gram import MAX_TENSORS
 from ..pilot import root_mean_square
 from ..plan import Channelwise, Coefficient
 from .formula import Formula, Run, run_all, squared_errors
-from .regression import Normal, better, losses, ridge_solution, trust
+from .regression import FLOOR, Normal, better, losses, ridge_solution, trust
 from .starts import Starts
 
 PROBE = 3e-3  # relative change of a state for a derivative: far above float32's rounding, far below its curvature
 TIME_PROBE = 0.02  # of the shorter of two gaps
-DAMPING, LARGEST_DAMPING = 1e-2, 1e3  # of the first iteration; where a search ends
-CLOSEST = 0.05  # a gap shrinks to no less of its length in one iteration
-LEAST_GAIN = 0.01  # relative, of an iteration; below it the search ends
+DAMPING, LARGEST_DAMPING = 1e-2, 1e3  # of the first trial; where a search ends
+LESS, MORE = 0.25, 6.0  # of the damping, after a trial that gained and one that did not
+CLOSEST = 0.05  # a gap shrinks to no less of its length in one trial
+TRIALS = 8  # at most, before derivatives are made anew
+LEAST_GAIN = 0.01  # relative, of a trial; below it derivatives are made anew
+WORTHWHILE = 0.1  # relative, of all trials with the same derivatives; below it the search ends
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Place:
     channel: int | None = None
 
 
-def polish(formula: Formula, groups: Sequence[Starts], iterations: int, power: float = 2.0) -> Formula:
+def polish(formula: Formula, groups: Sequence[Starts], iterations: int, power: float = 2.0, rows: int = 64) -> Formula:
     r"""The formula near this one whose runs end nearest to the exact samples.
 
     .. math:: \min_p \sum_i |y_{N,i}(p) - x_i^*|^q, \quad p = (t_1, \dots, t_{N-1}, a, w)
@@ -43,53 +46,59 @@ def polish(formula: Formula, groups: Sequence[Starts], iterations: int, power: f
     by damped Gauss-Newton steps (Levenberg-Marquardt), reweighted for q < 2. Where :func:`fit_steps` asks every state
     to be near the trajectory, here only the last is asked, and the times move too. Derivatives are differences of runs:
     a number of step n changes nothing before it, so its derivative costs the evaluations after it, N - n, and the
-    coefficients of the last step none; about N^3 / 6 evaluations an iteration, where all outputs are read. No gradient
-    of the network is needed.
+    coefficients of the last step none; about N^3 / 6 evaluations, where all outputs are read, for a few of the starts
+    (:func:`drawn`). Between, each run that is tried tells of them what it can (:class:`Slopes`), at N evaluations. No
+    gradient of the network is needed.
 
     Args:
         formula: Where it begins.
         groups: The starts.
-        iterations: At most.
+        iterations: How often derivatives are made, at most.
         power: q.
+        rows: Starts that they are made for.
 
     Source:
-        Levenberg 1944, Q. Appl. Math. 2(2); Holland & Welsch 1977 (reweighting).
+        Levenberg 1944, Q. Appl. Math. 2(2); Holland & Welsch 1977 (reweighting); Broyden 1965 (secants).
     """
-    places = places_of(formula)
     runs = run_all(formula, groups)
-    squares = squared_errors(runs)
-    damping = DAMPING
+    squares, damping = squared_errors(runs), DAMPING
     for _ in range(iterations):
-        normal = Normal.joined([derivatives(formula, run, places) for run in runs])
-        weights = trust(normal.squares, power)
-        matrix, pull = torch.einsum("b,bij->ij", weights, normal.products), weights @ normal.pulls
-        gained = None
-        while gained is None and damping <= LARGEST_DAMPING:
-            moved = changed(formula, places, ridge_solution(matrix, pull, damping).tolist())
-            gained = better_runs(moved, groups, squares, power)
-            damping *= 0.25 if gained else 6
-        if gained is None:
-            break
-        formula, runs, new = gained
-        now, before = losses([new, squares], power)
-        squares = new
-        if now > before * (1 - LEAST_GAIN):
+        slopes, began = Slopes(formula, runs, squares, power, rows), squares
+        for _ in range(TRIALS):
+            change = ridge_solution(*slopes.normal(), damping).tolist()
+            trial = run_of(changed(formula, slopes.places, change), groups)
+            if trial is not None:
+                slopes.learn(change, trial[1])
+            if trial is None or not better(trial[2], squares, power):
+                damping *= MORE
+                if damping > LARGEST_DAMPING:
+                    break
+                continue
+            before, (formula, runs, squares) = squares, trial
+            damping *= LESS
+            slopes.stand(runs, squares)
+            if gain(squares, before, power) < LEAST_GAIN:
+                break
+        if gain(squares, began, power) < WORTHWHILE:
             break
     return formula
 
 
-def better_runs(
-    formula: Formula | None, groups: Sequence[Starts], squares: Tensor, power: float
-) -> tuple[Formula, list[Run], Tensor] | None:
-    """The formula with its runs and its squared errors, if these are smaller."""
+def run_of(formula: Formula | None, groups: Sequence[Starts]) -> tuple[Formula, list[Run], Tensor] | None:
+    """The formula with its runs and its squared errors; None if it cannot run."""
     if formula is None:
         return None
     try:
         runs = run_all(formula, groups)
     except NotFiniteError:
         return None
-    found = squared_errors(runs)
-    return (formula, runs, found) if better(found, squares, power) else None
+    return formula, runs, squared_errors(runs)
+
+
+def gain(new: Tensor, old: Tensor, power: float) -> float:
+    """By what share errors with these squares are smaller."""
+    now, before = losses([new, old], power)
+    return 1 - now / before if before else 0.0
 
 
 def places_of(formula: Formula) -> list[Place]:
@@ -125,9 +134,96 @@ def in_channel(formula: Formula, place: Place, by: float) -> Coefficient:
     return Channelwise([by if c == place.channel else 0.0 for c in range(formula.family.channels or 0)])
 
 
-def derivatives(formula: Formula, run: Run, places: Sequence[Place]) -> Normal:
-    """The normal equations of the end of a run, in all free numbers."""
-    return gram_of_many([derivative(formula, run, place) for place in places], run.left)
+class Slopes:
+    r"""Derivatives of the ends of some runs by all free numbers, J_i, and what later runs tell of them.
+
+    A change p of the numbers moves the end of run i by d_i. What of it was not foreseen is shared out,
+
+    .. math:: J_{ik} \leftarrow J_{ik} + (d_i - J_i p)\, S_k p_k / \textstyle\sum_l S_l p_l^2,
+
+    with :math:`S_k = \sum_i |J_{ik}|^2`, by the least change of J, relative to its columns' lengths, that would have
+    foreseen it.
+
+    Args:
+        formula: Where the derivatives are taken.
+        runs, squares: Its runs, and their squared errors.
+        power: Of the errors that are minimised.
+        rows: How many runs to know.
+
+    Source:
+        Broyden 1965, Math. Comp. 19, equation 4.5.
+    """
+
+    def __init__(self, formula: Formula, runs: Sequence[Run], squares: Tensor, power: float, rows: int) -> None:
+        self.places, self.power = places_of(formula), power
+        self.chosen, self.weights = drawn((squares + FLOOR**2 * squares.median()) ** (power / 4), rows)
+        parts = [part_of(formula, run, some) for run, some in zip(runs, self.split(runs), strict=True) if len(some)]
+        self.columns = [[derivative(formula, part, place).clone() for place in self.places] for part in parts]
+        self.stand(runs, squares)
+
+    def split(self, runs: Sequence[Run]) -> list[Tensor]:
+        """The chosen rows of each run."""
+        bounds = list(itertools.accumulate((len(run.states[-1]) for run in runs), initial=0))
+        pairs = itertools.pairwise(bounds)
+        return [self.chosen[(self.chosen >= first) & (self.chosen < last)] - first for first, last in pairs]
+
+    def ends(self, runs: Sequence[Run]) -> list[tuple[Tensor, Tensor]]:
+        """Where the chosen runs end, and what they lack."""
+        pairs = [(run, some.to(run.states[-1].device)) for run, some in zip(runs, self.split(runs), strict=True)]
+        return [(run.states[-1][some], run.left[some]) for run, some in pairs if len(some)]
+
+    def stand(self, runs: Sequence[Run], squares: Tensor) -> None:
+        """Take these runs as the ones that changes begin from."""
+        self.now = self.ends(runs)
+        self.trust = trust(squares, self.power)[self.chosen] * self.weights
+
+    def normal(self) -> tuple[Tensor, Tensor]:
+        """The normal equations, a matrix and its right-hand side, of the errors as they are now."""
+        parts = [gram_of_many(own, left) for own, (_, left) in zip(self.columns, self.now, strict=True)]
+        every = Normal.joined(parts)
+        return torch.einsum("b,bij->ij", self.trust, every.products), self.trust @ every.pulls
+
+    def learn(self, change: Sequence[float], runs: Sequence[Run]) -> None:
+        """From the runs that a change led to."""
+        numbers = torch.tensor(change, dtype=torch.float64)
+        lengths = sum(torch.stack([column.double().square().sum().cpu() for column in own]) for own in self.columns)
+        shares = lengths * numbers / (lengths * numbers.square()).sum()
+        for own, (end, _), (before, _) in zip(self.columns, self.ends(runs), self.now, strict=True):
+            missed = end - before
+            for column, by in zip(own, change, strict=True):
+                missed.sub_(column, alpha=by)
+            for column, share in zip(own, shares.tolist(), strict=True):
+                column.add_(missed, alpha=share)
+
+
+def part_of(formula: Formula, run: Run, rows: Tensor) -> Run:
+    """The run of some of its starts; the very one, if these are all."""
+    if len(rows) == len(run.states[-1]):
+        return run
+    return Run(run.starts.rows(rows.to(run.states[-1].device)), formula.family).finish(formula)
+
+
+def drawn(sizes: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Some rows, with a probability in proportion to size, and weights that make sums over them the whole's.
+
+    The large ones are all there: rows that end far from where they should decide a mean square, and are few. Sampling
+    is systematic, without a random number.
+
+    Returns:
+        Rows, increasing, and one over their probabilities.
+
+    Source:
+        Madow 1949, Ann. Math. Stat. 20(3); Hansen & Hurwitz 1943 (probabilities by size).
+    """
+    if count >= len(sizes):
+        return torch.arange(len(sizes)), torch.ones_like(sizes)
+    chance, certain = sizes * (count / sizes.sum()), torch.zeros(len(sizes), dtype=torch.bool)
+    while bool((chance[~certain] > 1).any()):
+        certain |= chance >= 1
+        chance = torch.where(certain, 1.0, sizes * ((count - certain.sum()) / sizes[~certain].sum()))
+    places = torch.arange(count, dtype=sizes.dtype) + 0.5
+    rows = torch.searchsorted(chance.cumsum(0), places).clamp_max(len(sizes) - 1).unique()
+    return rows, 1 / chance[rows]
 
 
 def derivative(formula: Formula, run: Run, place: Place) -> Tensor:

@@ -26,7 +26,8 @@ from .starts import Groups, from_linear, linear_times
 from .stepwise import Stepwise, fit_steps
 
 FIRST_ROWS = 32  # starts of each kind that grids are compared on
-POLISHED, LEAST_POLISHED = 2**15, 64  # elements of the starts that the end of the run is fitted to; and starts
+TYPICAL = 1.0  # the largest power of their errors: a mean square of so few starts is that of the one or two worst
+POLISHED, LEAST_POLISHED = 2**15, 64  # elements of the starts whose ends are differentiated; and starts
 WARP, LARGEST_WARP = 0.3, 2.0  # first change of a logarithm of the gaps at the ends of a grid, halved a round; the most
 
 
@@ -89,9 +90,9 @@ class Search:
     def polished(self, found: Stepwise, iterations: int) -> Stepwise:
         """Times and coefficients for the end of the run."""
         size = self.groups.fitted[0].noise[0].numel()
-        share = max(max(LEAST_POLISHED, POLISHED // size) // len(self.groups.fitted), 1)
-        some = self.groups.first(share).fitted
-        return self.judged(polish(found.formula, some, iterations, self.power), found)
+        fitted = sum(len(starts.noise) for starts in self.groups.fitted)
+        rows = max(LEAST_POLISHED, POLISHED // size, fitted // 4)
+        return self.judged(polish(found.formula, self.groups.fitted, iterations, self.power, rows), found)
 
     def descended(self, found: Stepwise, iterations: int, seed: int) -> Stepwise:
         """Where Adam comes to from there."""
@@ -101,15 +102,34 @@ class Search:
         """Another formula with what the judging starts say."""
         return Stepwise(formula, errors_of(formula, self.groups.judging), of.ridges)
 
-    def times(self, family: Family, rounds: int) -> Times:
+    def promising(self, found: Sequence[Stepwise]) -> Stepwise:
+        """Where to begin with the end of the run: what comes nearest when that is tried on a few starts."""
+        if len(found) == 1:
+            return found[0]
+        power, tried = min(self.power, TYPICAL), list[Stepwise]()
+        for each in found:
+            formula = polish(each.formula, self.few.fitted, 1, power, FIRST_ROWS)
+            tried.append(Stepwise(formula, errors_of(formula, self.few.judging), each.ridges))
+        return self.best(tried, power)
+
+    def grids(self, family: Family, rounds: int) -> list[Times]:
+        """Grids that are worth a fit: the best for coefficients step by step, and the best for the base.
+
+        The first is short where a step can mend what others missed, and so it may leave the end of the run too much.
+        """
+        if not rounds:
+            return [self.linear_base]
+        power = min(self.power, TYPICAL)
+        of_base = self.least({t: self.errors_on_grid(t, family, (float("inf"),)) for t in self.registered()}, power)
+        return list(dict.fromkeys((self.bent_grid(family, rounds, power), of_base)))
+
+    def bent_grid(self, family: Family, rounds: int, power: float) -> Times:
         """The best grid that is found: of those registered, bent with two parameters, too few to fit chance with.
 
         A compass search over the slope and the curvature of the logarithms of the gaps.
         """
-        if not rounds:
-            return self.linear_base
         tried = {times: self.errors_on_grid(times, family) for times in self.registered()}
-        start = best = self.least(tried)
+        start = best = self.least(tried, power)
         warp, change = (0.0, 0.0), WARP
         for _ in range(rounds if len(best) > 2 else 0):
             moved = True
@@ -120,7 +140,7 @@ class Search:
                     if times in tried:
                         continue
                     tried[times] = self.errors_on_grid(times, family)
-                    if better(tried[times], tried[best], self.power):
+                    if better(tried[times], tried[best], power):
                         best, warp, moved = times, near, True
                         break
             change /= 2
@@ -134,21 +154,21 @@ class Search:
         found = [self.linear_base, *((self.first, *linear_times(self.path, times)[1:]) for times in others)]
         return [times for times in dict.fromkeys(found) if all(np.diff(times) > 0)]
 
-    def errors_on_grid(self, times: Times, family: Family) -> Tensor:
+    def errors_on_grid(self, times: Times, family: Family, ridges: Sequence[float] | None = None) -> Tensor:
         """Squared errors of a few judging starts with a grid's own coefficients; infinite where it cannot run."""
         try:
-            return self.stepwise(times, family, self.few).judged
+            return self.stepwise(times, family, self.few, ridges).judged
         except (NotFiniteError, GridError):
             return torch.full((1,), float("inf"), dtype=torch.float64)
 
-    def least(self, tried: Mapping[Times, Tensor]) -> Times:
+    def least(self, tried: Mapping[Times, Tensor], power: float) -> Times:
         """The grid with the least errors."""
-        values = losses(list(tried.values()), self.power)
+        values = losses(list(tried.values()), power)
         return min(zip(tried, values, strict=True), key=lambda pair: pair[1])[0]
 
-    def best(self, found: Sequence[Stepwise]) -> Stepwise:
+    def best(self, found: Sequence[Stepwise], power: float | None = None) -> Stepwise:
         """The formula that the judging starts like best."""
-        values = losses([each.judged for each in found], self.power)
+        values = losses([each.judged for each in found], self.power if power is None else power)
         return min(zip(found, values, strict=True), key=lambda pair: pair[1])[0]
 
 

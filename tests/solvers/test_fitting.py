@@ -15,8 +15,8 @@ from pushforward.errors import ArgumentError, CorruptFileError, GridError, NotFi
 from pushforward.solvers import FittedPlan, FitWarning
 from pushforward.solvers.fitting.descent import Free, end_error
 from pushforward.solvers.fitting.family import Family
-from pushforward.solvers.fitting.formula import Run
-from pushforward.solvers.fitting.polish import derivative, places_of
+from pushforward.solvers.fitting.formula import Formula, Run, errors_of, run_all, squared_errors
+from pushforward.solvers.fitting.polish import Slopes, changed, derivative, drawn, places_of, polish
 from pushforward.solvers.fitting.regression import Normal, choose, solve
 from pushforward.solvers.fitting.responses import base_coefficients
 from pushforward.solvers.fitting.starts import Groups, Starts, linear_times
@@ -208,6 +208,59 @@ def test_derivatives_of_the_end_are_those_of_autograd() -> None:
         assert slope == pytest.approx(gradients[place.step][place.column].item(), rel=0.03, abs=1e-3)
 
 
+def start_of_the_polish() -> tuple[Groups, Formula]:
+    """Three steps of Adams-Bashforth on the mixture, for two groups of starts."""
+    groups = small_groups(MIXTURE, 2)
+    base = base_coefficients(solvers.solver("ab2"), (0.0, 0.4, 0.8, 1.0), models.Linear())
+    formula = fit_steps(groups, (0.0, 0.4, 0.8, 1.0), Family(), base, (math.inf,), 2.0).formula
+    return groups, formula
+
+
+def test_a_trial_tells_the_derivatives_what_it_moved() -> None:
+    """Afterwards they foresee it, row by row; what they foresaw already leaves them alone."""
+    groups, formula = start_of_the_polish()
+    both = (groups.fitted[0], groups.judging[0])
+    runs = run_all(formula, both)
+    slopes = Slopes(formula, runs, squared_errors(runs), 2.0, 20)
+    assert len(slopes.chosen) == sum(map(len, slopes.split(runs))) <= 20
+    change = [0.03 * (-1) ** k for k in range(len(slopes.places))]
+    moved = run_all(changed(formula, slopes.places, change), both)
+
+    def missed() -> list[torch.Tensor]:
+        pairs = zip(slopes.ends(moved), slopes.ends(runs), slopes.columns, strict=True)
+        return [after - before - sum(by * c for by, c in zip(change, own, strict=True))
+                for (after, _), (before, _), own in pairs]  # fmt: skip
+
+    assert max(part.abs().max() for part in missed()) > 1e-3
+    slopes.learn(change, moved)
+    assert max(part.abs().max() for part in missed()) < 1e-12
+    known = [[column.clone() for column in own] for own in slopes.columns]
+    slopes.learn(change, moved)
+    for own, before in zip(slopes.columns, known, strict=True):
+        torch.testing.assert_close(torch.stack(own), torch.stack(before), rtol=0, atol=1e-12)
+
+
+def test_some_rows_stand_for_all() -> None:
+    """Weighted sums of what is in proportion to the sizes are the whole's; the largest rows are there themselves."""
+    sizes = torch.rand(200, generator=torch.Generator().manual_seed(2), dtype=torch.float64) ** 6 + 0.05
+    rows, weights = drawn(sizes, 40)
+    assert len(rows) == 40
+    assert bool((rows.diff() > 0).all())
+    assert (weights * sizes[rows]).sum().item() == pytest.approx(sizes.sum().item(), rel=1e-9)
+    assert set(sizes.topk(5).indices.tolist()) <= set(rows[weights == 1].tolist())
+    assert all(torch.equal(*pair) for pair in zip(drawn(sizes, 200), (torch.arange(200), torch.ones(200)), strict=True))
+
+
+@pytest.mark.parametrize("rows", [12, 64])
+def test_the_end_of_the_run_comes_nearer(rows: int) -> None:
+    """By derivatives of a few of the starts as by those of all, and for starts that it has not seen too."""
+    groups, formula = start_of_the_polish()
+    found = polish(formula, groups.fitted, 4, rows=rows)
+    for some in (groups.fitted, groups.judging):
+        before, after = (errors_of(f, some).mean().sqrt().item() for f in (formula, found))
+        assert after < before / (2 if some is groups.judging else 3), (before, after)
+
+
 def test_a_power_below_two_is_not_led_by_the_odd_sample() -> None:
     """Of 40 samples one wants the opposite weight, with four times the length: least squares go half the way."""
     column, goal = torch.ones(40, 1, dtype=torch.float64), torch.linspace(0.98, 1.02, 40, dtype=torch.float64)[:, None]
@@ -241,9 +294,9 @@ def test_it_survives_json_and_other_paths(fitted: FittedPlan) -> None:
     assert plan.solver == "FittedPlan(FittedMultistep(5 steps, up to 5 outputs))"
     assert (plan.nfe, plan.grid) == (5, fitted.times)
     assert solvers.Plan.from_json(plan.to_json()) == plan
-    for changed in ("[]", "{}", fitted.to_json().replace("pushforward-fit/1", "other")):
+    for other in ("[]", "{}", fitted.to_json().replace("pushforward-fit/1", "other")):
         with pytest.raises(CorruptFileError, match="fitted plan"):
-            FittedPlan.from_json(changed)
+            FittedPlan.from_json(other)
 
 
 def test_the_same_numbers_serve_another_path() -> None:
