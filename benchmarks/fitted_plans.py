@@ -52,6 +52,9 @@ MULTISTEP = {  # registered solvers that remember as much of the same
     "velocity": {2: "ab2", 3: "ab3_ramp"}, "denoised": {2: "dpmpp_2m", 3: "dpmpp_3m"}
 }  # fmt: skip
 METHODS = ("fitted", "fitted, gradient", "fitted, both")
+DIGIT_SOLVERS = ("ab2", "ab3_ramp", "ab4_ramp", "unipc", "unipc3", "dpmpp_2m", "plms")
+DIGIT_PAIRS = 256  # of a fit in the benchmark
+DIGIT_PEERS = ("UniPC", "DPM-Solver++ 2M", "DEIS")  # their names begin so
 KEPT = 3  # runs of one library that are written down
 SAMPLES, PART = 1000, 100
 BEGIN, END = "<!-- tables of benchmarks/fitted_plans.py -->", "<!-- end of the tables -->"
@@ -161,7 +164,7 @@ def digit_plan(nfe: int, guidance: float, anew: bool) -> tuple[pf.FittedPlan, fl
     model = models.load(DIGITS)
     if not anew:
         return solvers.bundled_fit(model, nfe, guidance), None
-    pairs, began = 256, time.perf_counter()
+    pairs, began = DIGIT_PAIRS, time.perf_counter()
     labels = {"label": torch.arange(pairs) % 10}
     fitted = pf.fit(model, nfe, (1, 28, 28), guidance=guidance, condition=labels, pairs=pairs, seed=77)
     return fitted, time.perf_counter() - began
@@ -228,11 +231,17 @@ class Judge:
 def standard_runs(problem: Problem, nfe: int, skip: Callable[[str], None]) -> list[Entry]:
     """The best few of each library; of ours with one evaluation a step, which are the better ones by far at so few.
 
-    On digits each of ours runs on a few grids.
+    On digits only the solvers that come first where all are tried (docs/work_precision.md), ours on a few grids.
     """
-    some = FEW_GRIDS if isinstance(problem, Digits) else grids(problem.path)
-    some = {name: some if solver.evaluations_per_step == 1 else [] for name, solver in solvers.solvers()}
-    found = [*our_runs(problem, nfe, torch.float32, some), *peer_runs(problem, nfe, torch.float32, None, skip)]
+    digits = isinstance(problem, Digits)
+    some = {
+        name: [] if solver.evaluations_per_step > 1 or (digits and name not in DIGIT_SOLVERS)
+        else FEW_GRIDS if digits else grids(problem.path)
+        for name, solver in solvers.solvers()
+    }  # fmt: skip
+    known = {(p.library, p.solver, p.grid) for p in peers(problem, skip) if p.solver.startswith(DIGIT_PEERS)}
+    found = our_runs(problem, nfe, torch.float32, some)
+    found = [*found, *peer_runs(problem, nfe, torch.float32, known if digits else None, skip)]
     kept, counts = [], dict[str, int]()
     for run in sorted(found, key=lambda run: run.error):
         counts[run.library] = counts.get(run.library, 0) + 1
@@ -455,7 +464,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="problems whose names begin so")
     parser.add_argument("--quick", action="store_true", help="one mixture, 5 evaluations, one fit")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--digits", type=int, default=64, help="digits with a solution in 1,000 steps (0: none)")
+    parser.add_argument("--digits", type=int, default=192, help="digits with a solution in 1,000 steps (0: none)")
     parser.add_argument("--fit", action="store_true", help="fit plans for the digits; otherwise the bundled ones")
     parser.add_argument("--fits", nargs="+", choices=FITS, default=[*FITS], help="on mixtures")
     parser.add_argument("--alone", action="store_true", help="only fits, without the solvers they are compared with")
