@@ -239,7 +239,8 @@ def standard_runs(problem: Problem, nfe: int, skip: Callable[[str], None]) -> li
         else FEW_GRIDS if digits else grids(problem.path)
         for name, solver in solvers.solvers()
     }  # fmt: skip
-    known = {(p.library, p.solver, p.grid) for p in peers(problem, skip) if p.solver.startswith(DIGIT_PEERS)}
+    every = peers(problem, skip) if digits else ()
+    known = {(peer.library, peer.solver, peer.grid) for peer in every if peer.solver.startswith(DIGIT_PEERS)}
     found = our_runs(problem, nfe, torch.float32, some)
     found = [*found, *peer_runs(problem, nfe, torch.float32, known if digits else None, skip)]
     kept, counts = [], dict[str, int]()

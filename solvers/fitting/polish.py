@@ -157,7 +157,7 @@ class Slopes:
     def __init__(self, formula: Formula, runs: Sequence[Run], squares: Tensor, power: float, rows: int) -> None:
         self.places, self.power = places_of(formula), power
         self.chosen, self.weights = drawn((squares + FLOOR**2 * squares.median()) ** (power / 4), rows)
-        parts = [part_of(formula, run, some) for run, some in zip(runs, self.split(runs), strict=True) if len(some)]
+        parts = [part_of(run, some) for run, some in zip(runs, self.split(runs), strict=True) if len(some)]
         self.columns = [[derivative(formula, part, place).clone() for place in self.places] for part in parts]
         self.stand(runs, squares)
 
@@ -196,11 +196,16 @@ class Slopes:
                 column.add_(missed, alpha=share)
 
 
-def part_of(formula: Formula, run: Run, rows: Tensor) -> Run:
-    """The run of some of its starts; the very one, if these are all."""
+def part_of(run: Run, rows: Tensor) -> Run:
+    """The run of some of its starts, without asking the network again; the very one, if these are all."""
     if len(rows) == len(run.states[-1]):
         return run
-    return Run(run.starts.rows(rows.to(run.states[-1].device)), formula.family).finish(formula)
+    rows = rows.to(run.states[-1].device)
+    part = Run(run.starts.rows(rows), run.family)
+    part.states, part.velocities, part.outputs = (
+        [tensor[rows] for tensor in known] for known in (run.states, run.velocities, run.outputs)
+    )
+    return part
 
 
 def drawn(sizes: Tensor, count: int) -> tuple[Tensor, Tensor]:
