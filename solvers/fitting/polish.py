@@ -65,7 +65,7 @@ def polish(formula: Formula, groups: Sequence[Starts], iterations: int, power: f
     for _ in range(iterations):
         slopes, began = Slopes(formula, runs, squares, power, rows), squares
         for _ in range(TRIALS):
-            change = ridge_solution(*slopes.normal(), damping).tolist()
+            change = slopes.change(damping)
             trial = run_of(changed(formula, slopes.places, change), groups)
             if trial is not None:
                 slopes.learn(change, trial[1])
@@ -156,6 +156,7 @@ class Slopes:
 
     def __init__(self, formula: Formula, runs: Sequence[Run], squares: Tensor, power: float, rows: int) -> None:
         self.places, self.power = places_of(formula), power
+        self.products: Normal | None = None
         self.chosen, self.weights = drawn((squares + FLOOR**2 * squares.median()) ** (power / 4), rows)
         parts = [part_of(run, some) for run, some in zip(runs, self.split(runs), strict=True) if len(some)]
         self.columns = [[derivative(formula, part, place).clone() for place in self.places] for part in parts]
@@ -176,17 +177,25 @@ class Slopes:
         """Take these runs as the ones that changes begin from."""
         self.now = self.ends(runs)
         self.trust = trust(squares, self.power)[self.chosen] * self.weights
+        self.products = None
 
-    def normal(self) -> tuple[Tensor, Tensor]:
-        """The normal equations, a matrix and its right-hand side, of the errors as they are now."""
-        parts = [gram_of_many(own, left) for own, (_, left) in zip(self.columns, self.now, strict=True)]
-        every = Normal.joined(parts)
-        return torch.einsum("b,bij->ij", self.trust, every.products), self.trust @ every.pulls
+    def normal(self) -> Normal:
+        """The normal equations of the errors as they are now."""
+        if self.products is None:
+            parts = [gram_of_many(own, left) for own, (_, left) in zip(self.columns, self.now, strict=True)]
+            self.products = Normal.joined(parts)
+        return self.products
+
+    def change(self, damping: float) -> list[float]:
+        """Of all free numbers: what would leave least of the errors, were the ends linear in them."""
+        normal = self.normal()
+        matrix = torch.einsum("b,bij->ij", self.trust, normal.products)
+        return ridge_solution(matrix, self.trust @ normal.pulls, damping).tolist()
 
     def learn(self, change: Sequence[float], runs: Sequence[Run]) -> None:
         """From the runs that a change led to."""
         numbers = torch.tensor(change, dtype=torch.float64)
-        lengths = sum(torch.stack([column.double().square().sum().cpu() for column in own]) for own in self.columns)
+        lengths = self.normal().products.diagonal(dim1=1, dim2=2).sum(0)
         shares = lengths * numbers / (lengths * numbers.square()).sum()
         for own, (end, _), (before, _) in zip(self.columns, self.ends(runs), self.now, strict=True):
             missed = end - before
@@ -194,6 +203,7 @@ class Slopes:
                 missed.sub_(column, alpha=by)
             for column, share in zip(own, shares.tolist(), strict=True):
                 column.add_(missed, alpha=share)
+        self.products = None
 
 
 def part_of(run: Run, rows: Tensor) -> Run:

@@ -19,6 +19,7 @@ from ..solver import FixedGridSolver
 from .descent import descend
 from .family import Family
 from .formula import Formula, errors_of
+from .measured import squared_errors as solver_errors
 from .polish import polish
 from .regression import better, losses
 from .responses import base_coefficients
@@ -28,6 +29,7 @@ from .stepwise import Stepwise, fit_steps
 FIRST_ROWS = 32  # starts of each kind that grids are compared on
 TYPICAL = 1.0  # the largest power of their errors: a mean square of so few starts is that of the one or two worst
 POLISHED, LEAST_POLISHED = 2**15, 64  # elements of the starts whose ends are differentiated; and starts
+NEVER = torch.full((1,), float("inf"), dtype=torch.float64)  # the squared errors of a grid that cannot be run
 WARP, LARGEST_WARP = 0.3, 2.0  # first change of a logarithm of the gaps at the ends of a grid, halved a round; the most
 
 
@@ -120,7 +122,7 @@ class Search:
         if not rounds:
             return [self.linear_base]
         power = min(self.power, TYPICAL)
-        of_base = self.least({t: self.errors_on_grid(t, family, (float("inf"),)) for t in self.registered()}, power)
+        of_base = self.least({times: self.errors_of_base(times) for times in self.registered()}, power)
         return list(dict.fromkeys((self.bent_grid(family, rounds, power), of_base)))
 
     def bent_grid(self, family: Family, rounds: int, power: float) -> Times:
@@ -154,12 +156,17 @@ class Search:
         found = [self.linear_base, *((self.first, *linear_times(self.path, times)[1:]) for times in others)]
         return [times for times in dict.fromkeys(found) if all(np.diff(times) > 0)]
 
-    def errors_on_grid(self, times: Times, family: Family, ridges: Sequence[float] | None = None) -> Tensor:
+    def errors_on_grid(self, times: Times, family: Family) -> Tensor:
         """Squared errors of a few judging starts with a grid's own coefficients; infinite where it cannot run."""
         try:
-            return self.stepwise(times, family, self.few, ridges).judged
+            return self.stepwise(times, family, self.few).judged
         except (NotFiniteError, GridError):
-            return torch.full((1,), float("inf"), dtype=torch.float64)
+            return NEVER
+
+    def errors_of_base(self, times: Times) -> Tensor:
+        """Those of the base; infinite where it cannot run."""
+        found = solver_errors(self.base_solver, self.times_on_path(times), self.few.judging)
+        return NEVER if found is None else found
 
     def least(self, tried: Mapping[Times, Tensor], power: float) -> Times:
         """The grid with the least errors."""
