@@ -34,7 +34,7 @@ def fit_command(
     pairs: Annotated[int | None, typer.Option(help="Starts that are drawn; by default by their size.")] = None,
     power: Annotated[float, typer.Option(help="Of the errors that are minimised, 0 to 2.")] = 2.0,
     rounds: Annotated[int, typer.Option(help="Of the search for times; 0 keeps those of the grid.")] = 1,
-    polish: Annotated[int, typer.Option(help="Iterations for the end of the run, at most.")] = 6,
+    polish: Annotated[int, typer.Option(help="Rounds for the end of the run, at most.")] = 3,
     iterations: Annotated[int, typer.Option(help="Of Adam, for the methods with gradients.")] = 300,
     reference_steps: Annotated[int, typer.Option(help="Steps of RK4 for the exact samples.")] = 24,
     batch: Annotated[int | None, typer.Option(help="Rows of a network call, at most.")] = None,

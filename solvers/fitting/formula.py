@@ -11,10 +11,13 @@ from torch import Tensor
 
 from ...models import Interpolant
 from ..by_channel import combine_by_channel
+from ..ode.adams import adams_weights
 from ..ode.fitted import FittedMultistep
 from ..pilot import Times
 from .family import Family, Row
 from .starts import Starts, from_linear
+
+ORDER = 3  # of Adams' and Bashforth's formula that weights are carried along with
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,17 @@ class Formula:
     family: Family
     times: Times
     rows: tuple[Row, ...]
+
+    def at(self, times: Times) -> Formula:
+        """The formula on other times. What weighs velocities stays as far from Adams' and Bashforth's as it is."""
+        rows = []
+        for step, (scale, *weights) in enumerate(self.rows):
+            count = min(ORDER, len(weights)) if self.family.quantity == "velocity" else 0
+            here, there = (adams_weights(grid[step::-1][:count], *grid[step : step + 2]) if count else ()
+                           for grid in (self.times, times))  # fmt: skip
+            moved = [weight + (b - a) for weight, a, b in zip(weights, here, there, strict=False)]
+            rows.append((scale, *moved, *weights[count:]))
+        return Formula(self.family, times, tuple(rows))
 
     def on(self, path: Interpolant, times: Times | None = None) -> FittedMultistep:
         """The solver, for a path; ``times`` are the grid's there, if they are known to the last bit."""

@@ -13,11 +13,12 @@ from torch import Tensor
 from ... import kernels
 from ...errors import NotFiniteError
 from ...kernels.gram import MAX_TENSORS
+from ..by_channel import combine_by_channel
 from ..pilot import root_mean_square
 from ..plan import Channelwise, Coefficient
-from .formula import Formula, Run, run_all, squared_errors
-from .regression import FLOOR, Normal, better, losses, ridge_solution, trust
-from .starts import Starts
+from .formula import Formula, Run, errors_of, run_all, squared_errors
+from .regression import FLOOR, Normal, better, losses, ridge_solution
+from .starts import Groups, Starts
 
 PROBE = 3e-3  # relative change of a state for a derivative: far above float32's rounding, far below its curvature
 TIME_PROBE = 0.02  # of the shorter of two gaps
@@ -25,8 +26,10 @@ DAMPING, LARGEST_DAMPING = 1e-2, 1e3  # of the first trial; where a search ends
 LESS, MORE = 0.25, 6.0  # of the damping, after a trial that gained and one that did not
 CLOSEST = 0.05  # a gap shrinks to no less of its length in one trial
 TRIALS = 8  # at most, before derivatives are made anew
-LEAST_GAIN = 0.01  # relative, of a trial; below it derivatives are made anew
-WORTHWHILE = 0.1  # relative, of all trials with the same derivatives; below it the search ends
+LEAST_GAIN = 0.01  # relative, of a trial; below it the search with these derivatives ends
+SMALLEST = torch.finfo(torch.float64).tiny
+WORTHWHILE, PATIENCE = 0.02, 2  # relative gain with one set of derivatives; so often below it, and the search ends
+GOLDEN = (math.sqrt(5) - 1) / 2  # sets of starts are shifted by this fraction: no two are alike
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Place:
     channel: int | None = None
 
 
-def polish(formula: Formula, groups: Sequence[Starts], iterations: int, power: float = 2.0, rows: int = 64) -> Formula:
+def polish(formula: Formula, groups: Groups, iterations: int, power: float = 2.0, rows: int = 64) -> Formula:
     r"""The formula near this one whose runs end nearest to the exact samples.
 
     .. math:: \min_p \sum_i |y_{N,i}(p) - x_i^*|^q, \quad p = (t_1, \dots, t_{N-1}, a, w)
@@ -46,9 +49,12 @@ def polish(formula: Formula, groups: Sequence[Starts], iterations: int, power: f
     by damped Gauss-Newton steps (Levenberg-Marquardt), reweighted for q < 2. Where :func:`fit_steps` asks every state
     to be near the trajectory, here only the last is asked, and the times move too. Derivatives are differences of runs:
     a number of step n changes nothing before it, so its derivative costs the evaluations after it, N - n, and the
-    coefficients of the last step none; about N^3 / 6 evaluations, where all outputs are read, for a few of the starts
-    (:func:`drawn`). Between, each run that is tried tells of them what it can (:class:`Slopes`), at N evaluations. No
-    gradient of the network is needed.
+    coefficients of the last step none; about N^3 / 6 evaluations, where all outputs are read. No gradient of the
+    network is needed.
+
+    That is done for a few of the starts, drawn anew each time (:func:`drawn`), with steps for as long as they gain
+    there (:func:`refined`). Whether the result stays is decided by all fitted starts, and the judging ones choose
+    between what stayed.
 
     Args:
         formula: Where it begins.
@@ -60,39 +66,116 @@ def polish(formula: Formula, groups: Sequence[Starts], iterations: int, power: f
     Source:
         Levenberg 1944, Q. Appl. Math. 2(2); Holland & Welsch 1977 (reweighting); Broyden 1965 (secants).
     """
-    runs = run_all(formula, groups)
-    squares, damping = squared_errors(runs), DAMPING
-    for _ in range(iterations):
-        slopes, began = Slopes(formula, runs, squares, power, rows), squares
-        for _ in range(TRIALS):
-            change = slopes.change(damping)
-            trial = run_of(changed(formula, slopes.places, change), groups)
-            if trial is not None:
-                slopes.learn(change, trial[1])
-            if trial is None or not better(trial[2], squares, power):
-                damping *= MORE
-                if damping > LARGEST_DAMPING:
-                    break
-                continue
-            before, (formula, runs, squares) = squares, trial
-            damping *= LESS
-            slopes.stand(runs, squares)
-            if gain(squares, before, power) < LEAST_GAIN:
-                break
-        if gain(squares, began, power) < WORTHWHILE:
+    here, damping, vain = Tried.of(formula, groups.fitted), DAMPING, 0
+    best, least = formula, errors_of(formula, groups.judging)
+    for n in range(iterations):
+        some = Sample.drawn(here, power, rows, 0.5 + n * GOLDEN)
+        found, damping = refined(some, damping)
+        trial = found if some.whole else run_of(found.formula, groups.fitted)
+        won = gain(trial.squares, here.squares, power) if trial else 0.0
+        if trial and won > 0:
+            here, judged = trial, errors_of(trial.formula, groups.judging)
+            if better(judged, least, power):
+                best, least = here.formula, judged
+        vain = 0 if won >= WORTHWHILE else vain + 1
+        if vain == (1 if some.whole else PATIENCE):
             break
-    return formula
+    return best
 
 
-def run_of(formula: Formula | None, groups: Sequence[Starts]) -> tuple[Formula, list[Run], Tensor] | None:
-    """The formula with its runs and its squared errors; None if it cannot run."""
+def refined(some: Sample, damping: float) -> tuple[Tried, float]:
+    """The best formula for these runs that derivatives at the first one lead to, and the damping that it took.
+
+    Each run that is tried tells of the derivatives what it can (:class:`Slopes`), at N evaluations.
+    """
+    here, slopes = some.here, Slopes(some)
+    for _ in range(TRIALS):
+        change = slopes.change(damping)
+        trial = run_of(changed(here.formula, slopes.places, change), some.groups)
+        if trial is not None:
+            slopes.learn(change, trial.runs)
+        won = -1.0 if trial is None else 1 - some.loss(trial.squares) / max(some.loss(here.squares), SMALLEST)
+        if trial is None or won <= 0:
+            damping *= MORE
+            if damping > LARGEST_DAMPING:
+                break
+            continue
+        here = trial
+        damping *= LESS
+        slopes.stand(here)
+        if won < LEAST_GAIN:
+            break
+    return here, min(damping, DAMPING)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A formula with its runs and their squared errors."""
+
+    formula: Formula
+    runs: list[Run]
+    squares: Tensor
+
+    @classmethod
+    def of(cls, formula: Formula, groups: Sequence[Starts]) -> Tried:
+        """Run it."""
+        runs = run_all(formula, groups)
+        return cls(formula, runs, squared_errors(runs))
+
+
+def run_of(formula: Formula | None, groups: Sequence[Starts]) -> Tried | None:
+    """The formula, run; None if it cannot run."""
     if formula is None:
         return None
     try:
-        runs = run_all(formula, groups)
+        return Tried.of(formula, groups)
     except NotFiniteError:
         return None
-    return formula, runs, squared_errors(runs)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some of the runs of a formula, which stand for all.
+
+    Attributes:
+        here: The formula, and these runs.
+        weights: How many of all each stands for.
+        floor, power: Below a third of the median error of all, errors count alike; and the power that is minimised.
+        whole: Whether these are all.
+    """
+
+    here: Tried
+    weights: Tensor
+    floor: float
+    power: float
+    whole: bool
+
+    @classmethod
+    def drawn(cls, of: Tried, power: float, count: int, offset: float) -> Sample:
+        """So many, by their errors: see :func:`drawn`."""
+        floor = FLOOR**2 * of.squares.median().item() + SMALLEST
+        chosen, weights = drawn((of.squares + floor) ** (power / 4), count, offset)
+        bounds = list(itertools.accumulate((len(run.states[-1]) for run in of.runs), initial=0))
+        rows = [chosen[(chosen >= a) & (chosen < b)] - a for a, b in itertools.pairwise(bounds)]
+        runs = [part_of(run, some) for run, some in zip(of.runs, rows, strict=True) if len(some)]
+        here = Tried(of.formula, runs, of.squares[chosen])
+        return cls(here, weights, 0.0 if power == 2 else floor, power, len(chosen) == len(of.squares))
+
+    @property
+    def groups(self) -> list[Starts]:
+        """The starts of these runs."""
+        return [run.starts for run in self.here.runs]
+
+    def loss(self, squares: Tensor) -> float:
+        """What is minimised, of errors with these squares."""
+        floored, shares = squares + self.floor, self.weights / self.weights.sum()
+        return (
+            (shares @ floored.log()).exp().item() if self.power == 0 else (shares @ floored ** (self.power / 2)).item()
+        )
+
+    def trust(self, squares: Tensor) -> Tensor:
+        """Weights by which least squares minimise it."""
+        return self.weights * (squares + self.floor) ** (self.power / 2 - 1)
 
 
 def gain(new: Tensor, old: Tensor, power: float) -> float:
@@ -124,7 +207,7 @@ def changed(formula: Formula, places: Sequence[Place], change: Sequence[float]) 
     for n in range(len(rows)):
         if times[n + 1] - times[n] < CLOSEST * (formula.times[n + 1] - formula.times[n]):
             return None
-    return Formula(formula.family, tuple(times), tuple(map(tuple, rows)))
+    return Formula(formula.family, formula.times, tuple(map(tuple, rows))).at(tuple(times))
 
 
 def in_channel(formula: Formula, place: Place, by: float) -> Coefficient:
@@ -145,60 +228,43 @@ class Slopes:
     foreseen it.
 
     Args:
-        formula: Where the derivatives are taken.
-        runs, squares: Its runs, and their squared errors.
-        power: Of the errors that are minimised.
-        rows: How many runs to know.
+        some: The runs, of a formula at which the derivatives are taken.
 
     Source:
         Broyden 1965, Math. Comp. 19, equation 4.5.
     """
 
-    def __init__(self, formula: Formula, runs: Sequence[Run], squares: Tensor, power: float, rows: int) -> None:
-        self.places, self.power = places_of(formula), power
-        self.products: Normal | None = None
-        self.chosen, self.weights = drawn((squares + FLOOR**2 * squares.median()) ** (power / 4), rows)
-        parts = [part_of(run, some) for run, some in zip(runs, self.split(runs), strict=True) if len(some)]
-        self.columns = [[derivative(formula, part, place).clone() for place in self.places] for part in parts]
-        self.stand(runs, squares)
+    def __init__(self, some: Sample) -> None:
+        self.some, self.places = some, places_of(some.here.formula)
+        self.columns = [[derivative(some.here.formula, run, place).clone() for place in self.places]
+                        for run in some.here.runs]  # fmt: skip
+        self.stand(some.here)
 
-    def split(self, runs: Sequence[Run]) -> list[Tensor]:
-        """The chosen rows of each run."""
-        bounds = list(itertools.accumulate((len(run.states[-1]) for run in runs), initial=0))
-        pairs = itertools.pairwise(bounds)
-        return [self.chosen[(self.chosen >= first) & (self.chosen < last)] - first for first, last in pairs]
-
-    def ends(self, runs: Sequence[Run]) -> list[tuple[Tensor, Tensor]]:
-        """Where the chosen runs end, and what they lack."""
-        pairs = [(run, some.to(run.states[-1].device)) for run, some in zip(runs, self.split(runs), strict=True)]
-        return [(run.states[-1][some], run.left[some]) for run, some in pairs if len(some)]
-
-    def stand(self, runs: Sequence[Run], squares: Tensor) -> None:
+    def stand(self, here: Tried) -> None:
         """Take these runs as the ones that changes begin from."""
-        self.now = self.ends(runs)
-        self.trust = trust(squares, self.power)[self.chosen] * self.weights
-        self.products = None
+        self.now, self.products = here, None
 
     def normal(self) -> Normal:
         """The normal equations of the errors as they are now."""
         if self.products is None:
-            parts = [gram_of_many(own, left) for own, (_, left) in zip(self.columns, self.now, strict=True)]
+            parts = [gram_of_many(own, run.left) for own, run in zip(self.columns, self.now.runs, strict=True)]
             self.products = Normal.joined(parts)
         return self.products
 
     def change(self, damping: float) -> list[float]:
         """Of all free numbers: what would leave least of the errors, were the ends linear in them."""
         normal = self.normal()
-        matrix = torch.einsum("b,bij->ij", self.trust, normal.products)
-        return ridge_solution(matrix, self.trust @ normal.pulls, damping).tolist()
+        trust = self.some.trust(self.now.squares)
+        matrix = torch.einsum("b,bij->ij", trust, normal.products)
+        return ridge_solution(matrix, trust @ normal.pulls, damping).tolist()
 
     def learn(self, change: Sequence[float], runs: Sequence[Run]) -> None:
         """From the runs that a change led to."""
         numbers = torch.tensor(change, dtype=torch.float64)
         lengths = self.normal().products.diagonal(dim1=1, dim2=2).sum(0)
         shares = lengths * numbers / (lengths * numbers.square()).sum()
-        for own, (end, _), (before, _) in zip(self.columns, self.ends(runs), self.now, strict=True):
-            missed = end - before
+        for own, run, before in zip(self.columns, runs, self.now.runs, strict=True):
+            missed = run.states[-1] - before.states[-1]
             for column, by in zip(own, change, strict=True):
                 missed.sub_(column, alpha=by)
             for column, share in zip(own, shares.tolist(), strict=True):
@@ -218,11 +284,11 @@ def part_of(run: Run, rows: Tensor) -> Run:
     return part
 
 
-def drawn(sizes: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def drawn(sizes: Tensor, count: int, offset: float = 0.5) -> tuple[Tensor, Tensor]:
     """Some rows, with a probability in proportion to size, and weights that make sums over them the whole's.
 
     The large ones are all there: rows that end far from where they should decide a mean square, and are few. Sampling
-    is systematic, without a random number.
+    is systematic, without a random number: another offset, of which the fraction counts, draws others.
 
     Returns:
         Rows, increasing, and one over their probabilities.
@@ -236,18 +302,22 @@ def drawn(sizes: Tensor, count: int) -> tuple[Tensor, Tensor]:
     while bool((chance[~certain] > 1).any()):
         certain |= chance >= 1
         chance = torch.where(certain, 1.0, sizes * ((count - certain.sum()) / sizes[~certain].sum()))
-    places = torch.arange(count, dtype=sizes.dtype) + 0.5
+    places = torch.arange(count, dtype=sizes.dtype) + offset % 1
     rows = torch.searchsorted(chance.cumsum(0), places).clamp_max(len(sizes) - 1).unique()
     return rows, 1 / chance[rows]
 
 
 def derivative(formula: Formula, run: Run, place: Place) -> Tensor:
-    """Of the last state by one number: a difference of runs."""
+    """Of the last state by one number: a difference of runs.
+
+    A time takes the coefficients of the steps around it along (:meth:`Formula.at`), so that it is felt but little.
+    """
     if place.column is None:
         before, t, after = formula.times[place.step - 1 : place.step + 2]
         size = TIME_PROBE * min(t - before, after - t)
-        times = (*formula.times[: place.step], t + size, *formula.times[place.step + 1 :])
-        other = run.at(place.step).finish(Formula(formula.family, times, formula.rows))
+        moved = formula.at((*formula.times[: place.step], t + size, *formula.times[place.step + 1 :]))
+        (state,) = combine_by_channel(run.columns_of(place.step - 1), (moved.rows[place.step - 1],))
+        other = run.at(place.step, state).finish(moved)
         return (other.states[-1] - run.states[-1]) / size
     column = run.columns_of(place.step)[place.column]
     if place.channel is not None:

@@ -93,8 +93,8 @@ class Search:
         """Times and coefficients for the end of the run."""
         size = self.groups.fitted[0].noise[0].numel()
         fitted = sum(len(starts.noise) for starts in self.groups.fitted)
-        rows = max(LEAST_POLISHED, POLISHED // size, fitted // 4)
-        return self.judged(polish(found.formula, self.groups.fitted, iterations, self.power, rows), found)
+        rows = max(LEAST_POLISHED, POLISHED // size, fitted // 8)
+        return self.judged(polish(found.formula, self.groups, iterations, self.power, rows), found)
 
     def descended(self, found: Stepwise, iterations: int, seed: int) -> Stepwise:
         """Where Adam comes to from there."""
@@ -105,14 +105,17 @@ class Search:
         return Stepwise(formula, errors_of(formula, self.groups.judging), of.ridges)
 
     def promising(self, found: Sequence[Stepwise]) -> Stepwise:
-        """Where to begin with the end of the run: what comes nearest when that is tried on a few starts."""
+        """Where to begin with the end of the run: what comes nearest when that is tried on a few starts.
+
+        From there, if more starts agree that the trial was a gain.
+        """
         if len(found) == 1:
             return found[0]
-        power, tried = min(self.power, TYPICAL), list[Stepwise]()
-        for each in found:
-            formula = polish(each.formula, self.few.fitted, 1, power, FIRST_ROWS)
-            tried.append(Stepwise(formula, errors_of(formula, self.few.judging), each.ridges))
-        return self.best(tried, power)
+        power = min(self.power, TYPICAL)
+        tried = [polish(each.formula, self.few, 1, power, FIRST_ROWS) for each in found]
+        judged = losses([errors_of(formula, self.few.judging) for formula in tried], power)
+        _, formula, of = min(zip(judged, tried, found, strict=True), key=lambda triple: triple[0])
+        return self.best([of, self.judged(formula, of)])
 
     def grids(self, family: Family, rounds: int) -> list[Times]:
         """Grids that are worth a fit: the best for coefficients step by step, and the best for the base.
@@ -173,9 +176,9 @@ class Search:
         values = losses(list(tried.values()), power)
         return min(zip(tried, values, strict=True), key=lambda pair: pair[1])[0]
 
-    def best(self, found: Sequence[Stepwise], power: float | None = None) -> Stepwise:
+    def best(self, found: Sequence[Stepwise]) -> Stepwise:
         """The formula that the judging starts like best."""
-        values = losses([each.judged for each in found], self.power if power is None else power)
+        values = losses([each.judged for each in found], self.power)
         return min(zip(found, values, strict=True), key=lambda pair: pair[1])[0]
 
 

@@ -16,7 +16,7 @@ from pushforward.solvers import FittedPlan, FitWarning
 from pushforward.solvers.fitting.descent import Free, end_error
 from pushforward.solvers.fitting.family import Family
 from pushforward.solvers.fitting.formula import Formula, Run, errors_of, run_all, squared_errors
-from pushforward.solvers.fitting.polish import Slopes, changed, derivative, drawn, places_of, polish
+from pushforward.solvers.fitting.polish import Sample, Slopes, Tried, changed, derivative, drawn, places_of, polish
 from pushforward.solvers.fitting.regression import Normal, choose, solve
 from pushforward.solvers.fitting.responses import base_coefficients
 from pushforward.solvers.fitting.starts import Groups, Starts, linear_times
@@ -219,17 +219,17 @@ def start_of_the_polish() -> tuple[Groups, Formula]:
 def test_a_trial_tells_the_derivatives_what_it_moved() -> None:
     """Afterwards they foresee it, row by row; what they foresaw already leaves them alone."""
     groups, formula = start_of_the_polish()
-    both = (groups.fitted[0], groups.judging[0])
-    runs = run_all(formula, both)
-    slopes = Slopes(formula, runs, squared_errors(runs), 2.0, 20)
-    assert len(slopes.chosen) == sum(map(len, slopes.split(runs))) <= 20
+    every = Tried.of(formula, (groups.fitted[0], groups.judging[0]))
+    some = Sample.drawn(every, 2.0, 20, 0.5)
+    assert sum(len(starts.noise) for starts in some.groups) == len(some.weights) == len(some.here.squares) <= 20
+    torch.testing.assert_close(squared_errors(some.here.runs), some.here.squares)
+    slopes = Slopes(some)
     change = [0.03 * (-1) ** k for k in range(len(slopes.places))]
-    moved = run_all(changed(formula, slopes.places, change), both)
+    moved = run_all(changed(formula, slopes.places, change), some.groups)
 
     def missed() -> list[torch.Tensor]:
-        pairs = zip(slopes.ends(moved), slopes.ends(runs), slopes.columns, strict=True)
-        return [after - before - sum(by * c for by, c in zip(change, own, strict=True))
-                for (after, _), (before, _), own in pairs]  # fmt: skip
+        return [after.states[-1] - before.states[-1] - sum(by * c for by, c in zip(change, own, strict=True))
+                for after, before, own in zip(moved, some.here.runs, slopes.columns, strict=True)]  # fmt: skip
 
     # Below: sums of 12 products of sizes below 10, in float64: 12 * 10 * 2.2e-16 a sum, some tens of them.
     assert max(part.abs().max() for part in missed()) > 1e-3
@@ -241,6 +241,19 @@ def test_a_trial_tells_the_derivatives_what_it_moved() -> None:
         torch.testing.assert_close(torch.stack(own), torch.stack(before), rtol=0, atol=1e-12)
 
 
+def test_weights_follow_the_times() -> None:
+    """Adams-Bashforth on one grid becomes Adams-Bashforth on another, and what is not that stays apart from it."""
+    grids, apart = ((0.0, 0.4, 0.8, 1.0), (0.0, 0.3, 0.7, 1.0)), 0.01
+    rows = [[adams_weights(grid[n::-1], *grid[n : n + 2]) for n in range(3)] for grid in grids]
+    first, second = (Formula(Family(), grid, tuple((0.9, *(w + apart for w in row)) for row in some))
+                     for grid, some in zip(grids, rows, strict=True))  # fmt: skip
+    for mine, theirs in zip(first.at(second.times).rows, second.rows, strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-14)
+    assert first.at(first.times) == first
+    other = Formula(Family(2, "denoised"), first.times, ((0.6, 0.4), (0.5, 0.6, -0.1), (0.1, 1.0, -0.1)))
+    assert other.at(second.times).rows == other.rows
+
+
 def test_some_rows_stand_for_all() -> None:
     """Weighted sums of what is in proportion to the sizes are the whole's; the largest rows are there themselves."""
     sizes = torch.rand(200, generator=torch.Generator().manual_seed(2), dtype=torch.float64) ** 6 + 0.05
@@ -249,6 +262,9 @@ def test_some_rows_stand_for_all() -> None:
     assert bool((rows.diff() > 0).all())
     assert (weights * sizes[rows]).sum().item() == pytest.approx(sizes.sum().item(), rel=1e-9)
     assert set(sizes.topk(5).indices.tolist()) <= set(rows[weights == 1].tolist())
+    others, theirs = drawn(sizes, 40, 0.9)
+    assert set(others.tolist()) != set(rows.tolist())
+    assert (theirs * sizes[others]).sum().item() == pytest.approx(sizes.sum().item(), rel=1e-9)
     assert all(torch.equal(*pair) for pair in zip(drawn(sizes, 200), (torch.arange(200), torch.ones(200)), strict=True))
 
 
@@ -256,7 +272,7 @@ def test_some_rows_stand_for_all() -> None:
 def test_the_end_of_the_run_comes_nearer(rows: int) -> None:
     """By derivatives of a few of the starts as by those of all, and for starts that it has not seen too."""
     groups, formula = start_of_the_polish()
-    found = polish(formula, groups.fitted, 4, rows=rows)
+    found = polish(formula, groups, 4, rows=rows)
     for some in (groups.fitted, groups.judging):
         before, after = (errors_of(f, some).mean().sqrt().item() for f in (formula, found))
         assert after < before / (2 if some is groups.judging else 3), (before, after)
