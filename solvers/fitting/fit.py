@@ -62,6 +62,7 @@ def fit(
     ridge: float | None = None,
     power: float = 2.0,
     rounds: int = 1,
+    tries: int = 2,
     polish: int = 3,
     iterations: int = 300,
     reference_steps: int = 24,
@@ -110,6 +111,8 @@ def fit(
         power: q in [0, 2] of the errors that are minimised: 2 is the mean square, 1 the mean, 0 the mean logarithm,
             for the typical sample at the cost of the rare one that is about to become something else.
         rounds: Of the search over grids; 0 keeps ``grid`` (but for ``polish``).
+        tries: Grids that the end of the run is tried from on a few starts, at least 1: the best that is found, the
+            base's best, then those of other names by their errors.
         polish: How often derivatives are made for the end of the run, at most; 12 and more bring errors down by another
             third or so, where there is time.
         iterations: Of Adam.
@@ -138,8 +141,8 @@ def fit(
         True
     """
     given = [count for count in (("pairs", pairs, 8), ("batch", batch, 1)) if count[1] is not None]
-    check_counts(("steps", steps, 1), ("rounds", rounds, 0), ("polish", polish, 0), ("iterations", iterations, 1),
-                 ("reference_steps", reference_steps, 4), *given)  # fmt: skip
+    check_counts(("steps", steps, 1), ("rounds", rounds, 0), ("tries", tries, 1), ("polish", polish, 0),
+                 ("iterations", iterations, 1), ("reference_steps", reference_steps, 4), *given)  # fmt: skip
     check_power(power)
     if method not in METHODS:
         raise UnknownNameError("method", got=repr(method), expected=f"one of {', '.join(METHODS)}")
@@ -160,7 +163,7 @@ def fit(
         batch = max(CPU_BATCH // max(math.prod(shape), 1), 1)
     groups = divided(model, noise, scales, trees, batch)
     search = Search(solver, model.interpolant, base_times, groups, RIDGES if ridge is None else (ridge,), power)
-    stages = Stages(method, rounds, polish, iterations, seed)
+    stages = Stages(method, rounds, tries, polish, iterations, seed)
     with showing(progress) as say:
         say("exact samples")
         for some in groups.all:
@@ -196,6 +199,7 @@ class Stages:
 
     method: Method
     rounds: int
+    tries: int
     polish: int
     iterations: int
     seed: int
@@ -209,7 +213,7 @@ class Stages:
                 found.append(search.base(family))
             else:
                 say(f"time grids ({kind})")
-                grids = search.grids(family, self.rounds)
+                grids = search.grids(family, self.rounds, self.tries)
                 say(f"coefficients ({kind})")
                 found += [search.stepwise(times, family) for times in grids]
                 if self.polish:

@@ -29,6 +29,7 @@ from .stepwise import Stepwise, fit_steps
 FIRST_ROWS = 32  # starts of each kind that grids are compared on
 TYPICAL = 1.0  # the largest power of their errors: a mean square of so few starts is that of the one or two worst
 POLISHED, LEAST_POLISHED = 2**15, 64  # elements of the starts whose ends are differentiated; and starts
+ALIKE = 0.1  # of a mean step: grids that are nearer lead to the same fit
 NEVER = torch.full((1,), float("inf"), dtype=torch.float64)  # the squared errors of a grid that cannot be run
 WARP, LARGEST_WARP = 0.3, 2.0  # first change of a logarithm of the gaps at the ends of a grid, halved a round; the most
 
@@ -117,23 +118,26 @@ class Search:
         _, formula, of = min(zip(judged, tried, found, strict=True), key=lambda triple: triple[0])
         return self.best([of, self.judged(formula, of)])
 
-    def grids(self, family: Family, rounds: int) -> list[Times]:
-        """Grids that are worth a fit: the best for coefficients step by step, and the best for the base.
+    def grids(self, family: Family, rounds: int, tries: int) -> list[Times]:
+        """Grids that are worth a fit, at most ``tries``: the best that is found, the best for the base, then others.
 
-        The first is short where a step can mend what others missed, and so it may leave the end of the run too much.
+        A grid that is good where each step mends what the last one missed need not be good for the end of the run.
         """
         if not rounds:
             return [self.linear_base]
         power = min(self.power, TYPICAL)
-        of_base = self.least({times: self.errors_of_base(times) for times in self.registered()}, power)
-        return list(dict.fromkeys((self.bent_grid(family, rounds, power), of_base)))
+        tried = {times: self.errors_on_grid(times, family) for times in self.registered()}
+        of_base = self.least({times: self.errors_of_base(times) for times in tried}, power)
+        order = sorted(zip(losses(list(tried.values()), power), tried, strict=True))
+        found = [self.bent_grid(family, rounds, power, tried), of_base, *(times for _, times in order)]
+        return unalike(found)[:tries]
 
-    def bent_grid(self, family: Family, rounds: int, power: float) -> Times:
-        """The best grid that is found: of those registered, bent with two parameters, too few to fit chance with.
+    def bent_grid(self, family: Family, rounds: int, power: float, known: Mapping[Times, Tensor]) -> Times:
+        """The best grid that is found: of those known, bent with two parameters, too few to fit chance with.
 
         A compass search over the slope and the curvature of the logarithms of the gaps.
         """
-        tried = {times: self.errors_on_grid(times, family) for times in self.registered()}
+        tried = dict(known)
         start = best = self.least(tried, power)
         warp, change = (0.0, 0.0), WARP
         for _ in range(rounds if len(best) > 2 else 0):
@@ -180,6 +184,15 @@ class Search:
         """The formula that the judging starts like best."""
         values = losses([each.judged for each in found], self.power)
         return min(zip(found, values, strict=True), key=lambda pair: pair[1])[0]
+
+
+def unalike(grids: Sequence[Times]) -> list[Times]:
+    """Those that are not like an earlier one, to a part of a mean step."""
+    found = list[Times]()
+    for times in grids:
+        if all(np.abs(np.subtract(times, other)).max() > ALIKE / (len(times) - 1) for other in found):
+            found.append(times)
+    return found
 
 
 def around(warp: tuple[float, float], change: float) -> Iterator[tuple[float, float]]:

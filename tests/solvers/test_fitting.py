@@ -19,6 +19,7 @@ from pushforward.solvers.fitting.formula import Formula, Run, errors_of, run_all
 from pushforward.solvers.fitting.polish import Sample, Slopes, Tried, changed, derivative, drawn, places_of, polish
 from pushforward.solvers.fitting.regression import Normal, choose, solve
 from pushforward.solvers.fitting.responses import base_coefficients
+from pushforward.solvers.fitting.search import Search, unalike
 from pushforward.solvers.fitting.starts import Groups, Starts, linear_times
 from pushforward.solvers.fitting.stepwise import fit_steps
 from pushforward.solvers.ode import FittedMultistep, adams_weights
@@ -278,6 +279,24 @@ def test_the_end_of_the_run_comes_nearer(rows: int) -> None:
         assert after < before / (2 if some is groups.judging else 3), (before, after)
 
 
+def test_grids_to_begin_with_are_the_best_ones_and_unalike() -> None:
+    """The first is the best that is found; the base's best is tried before others; no two are the same."""
+    groups = small_groups(MIXTURE, 2)
+    search = Search(
+        solvers.solver("ab2"), models.Linear(), pf.grid("uniform", 4, models.Linear()), groups, (math.inf, 1e-4), 2.0
+    )
+    found = search.grids(Family(), 1, 5)
+    assert len(found) == 5
+    assert [search.grids(Family(), 1, count) for count in (1, 2)] == [found[:1], found[:2]]
+    errors = [search.errors_on_grid(times, Family()).sqrt().mean().item() for times in found]
+    assert errors[0] == min(errors)
+    assert errors[2:] == sorted(errors[2:])
+    of_base = [search.errors_of_base(times).sqrt().mean().item() for times in found]
+    assert of_base[1] == min(of_base[1:])
+    near = tuple(t + 0.02 * t * (1 - t) for t in found[0])
+    assert unalike([found[0], near, found[1]]) == found[:2]
+
+
 def test_a_power_below_two_is_not_led_by_the_odd_sample() -> None:
     """Of 40 samples one wants the opposite weight, with four times the length: least squares go half the way."""
     column, goal = torch.ones(40, 1, dtype=torch.float64), torch.linspace(0.98, 1.02, 40, dtype=torch.float64)[:, None]
@@ -389,6 +408,7 @@ class Field(torch.nn.Module):
         ({"base": "heun"}, ArgumentError, "base: got heun"),
         ({"base": "euler_ancestral"}, ArgumentError, "base"),
         ({"polish": -1}, ArgumentError, "polish"),
+        ({"tries": 0}, ArgumentError, "tries"),
         ({"batch": 0}, ArgumentError, "batch"),
     ],
 )
