@@ -41,7 +41,9 @@ class Place:
     channel: int | None = None
 
 
-def polish(formula: Formula, groups: Groups, iterations: int, power: float = 2.0, rows: int = 64) -> Formula:
+def polish(
+    formula: Formula, groups: Groups, iterations: int, power: float = 2.0, rows: int = 64
+) -> tuple[Formula, Tensor]:
     r"""The formula near this one whose runs end nearest to the exact samples.
 
     .. math:: \min_p \sum_i |y_{N,i}(p) - x_i^*|^q, \quad p = (t_1, \dots, t_{N-1}, a, w)
@@ -63,6 +65,9 @@ def polish(formula: Formula, groups: Groups, iterations: int, power: float = 2.0
         power: q.
         rows: Starts that they are made for.
 
+    Returns:
+        The formula, and the squared errors [B] of the judging starts with it.
+
     Source:
         Levenberg 1944, Q. Appl. Math. 2(2); Holland & Welsch 1977 (reweighting); Broyden 1965 (secants).
     """
@@ -80,7 +85,7 @@ def polish(formula: Formula, groups: Groups, iterations: int, power: float = 2.0
         vain = 0 if won >= WORTHWHILE else vain + 1
         if vain == (1 if some.whole else PATIENCE):
             break
-    return best
+    return best, least
 
 
 def refined(some: Sample, damping: float) -> tuple[Tried, float]:

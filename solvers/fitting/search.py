@@ -95,7 +95,7 @@ class Search:
         size = self.groups.fitted[0].noise[0].numel()
         fitted = sum(len(starts.noise) for starts in self.groups.fitted)
         rows = max(LEAST_POLISHED, POLISHED // size, fitted // 8)
-        return self.judged(polish(found.formula, self.groups, iterations, self.power, rows), found)
+        return Stepwise(*polish(found.formula, self.groups, iterations, self.power, rows), found.ridges)
 
     def descended(self, found: Stepwise, iterations: int, seed: int) -> Stepwise:
         """Where Adam comes to from there."""
@@ -114,8 +114,8 @@ class Search:
             return found[0]
         power = min(self.power, TYPICAL)
         tried = [polish(each.formula, self.few, 1, power, FIRST_ROWS) for each in found]
-        judged = losses([errors_of(formula, self.few.judging) for formula in tried], power)
-        _, formula, of = min(zip(judged, tried, found, strict=True), key=lambda triple: triple[0])
+        values = losses([judged for _, judged in tried], power)
+        _, (formula, _), of = min(zip(values, tried, found, strict=True), key=lambda triple: triple[0])
         return self.best([of, self.judged(formula, of)])
 
     def grids(self, family: Family, rounds: int, tries: int) -> list[Times]:
