@@ -35,7 +35,7 @@ def fit_command(
     power: Annotated[float, typer.Option(help="Of the errors that are minimised, 0 to 2.")] = 2.0,
     rounds: Annotated[int, typer.Option(help="Of the search for times; 0 keeps those of the grid.")] = 1,
     tries: Annotated[int, typer.Option(help="Time grids that the end of the run is tried from.")] = 2,
-    polish: Annotated[int, typer.Option(help="Rounds for the end of the run, at most.")] = 3,
+    polish: Annotated[int, typer.Option(help="Rounds for the end of the run, at most.")] = 2,
     iterations: Annotated[int, typer.Option(help="Of Adam, for the methods with gradients.")] = 300,
     reference_steps: Annotated[int, typer.Option(help="Steps of RK4 for the exact samples.")] = 24,
     batch: Annotated[int | None, typer.Option(help="Rows of a network call, at most.")] = None,

@@ -63,7 +63,7 @@ def fit(
     power: float = 2.0,
     rounds: int = 1,
     tries: int = 2,
-    polish: int = 3,
+    polish: int = 2,
     iterations: int = 300,
     reference_steps: int = 24,
     batch: int | None = None,
@@ -77,7 +77,8 @@ def fit(
 
     .. math:: y_{n+1} = a_n y_n + \sum_{j < m} w_{nj}\, q_{n-j}, \quad y = x / (\alpha + \sigma),
 
-    holds every multistep and exponential formula with one evaluation a step; :class:`FittedMultistep` says what q is.
+    holds every multistep and exponential formula with one evaluation a step; :class:`FittedMultistep` says what q is,
+    and why the first output is asked for at a time of its own.
     Starts are drawn and solved accurately, and divided: a half is fitted to, a quarter chooses between ridges, grids
     and methods, and the last quarter is measured once, at the end, for the report.
 
@@ -215,7 +216,7 @@ class Stages:
                 say(f"time grids ({kind})")
                 grids = search.grids(family, self.rounds, self.tries)
                 say(f"coefficients ({kind})")
-                found += [search.stepwise(times, family) for times in grids]
+                found += [search.opened(times, family) for times in grids]
                 if self.polish:
                     say(f"the end of the run ({kind})")
                     found.append(search.polished(search.promising(found[-len(grids) :]), self.polish))

@@ -204,7 +204,8 @@ def solver_config(solver: FixedGridSolver) -> dict[str, Any]:
     """A formula, or a registered solver, ready for JSON."""
     if isinstance(solver, FittedMultistep):
         weights = [[plain(weight) for weight in row] for row in solver.weights]
-        return {"weights": weights, "scales": [plain(a) for a in solver.scales], "quantity": solver.quantity}
+        scales = [plain(a) for a in solver.scales]
+        return {"weights": weights, "scales": scales, "quantity": solver.quantity, "opening": solver.opening}
     name, options = registered_options(solver)
     return {"name": name, "options": options}
 
@@ -217,7 +218,8 @@ def solver_from_config(config: dict[str, Any], times: Times, path: Interpolant) 
         except UnknownNameError as error:
             raise CorruptFileError("fitted plan", got=config["name"], expected="a registered solver") from error
     weights = tuple(tuple(map(coefficient, row)) for row in config["weights"])
-    return FittedMultistep(times, weights, path, tuple(map(coefficient, config["scales"])), config["quantity"])
+    scales = tuple(map(coefficient, config["scales"]))
+    return FittedMultistep(times, weights, path, scales, config["quantity"], config.get("opening"))
 
 
 def plain(value: Coefficient) -> float | list[float]:

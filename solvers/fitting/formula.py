@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,28 +28,36 @@ class Formula:
         family: What the coefficients belong to.
         times: The grid.
         rows: Each step's coefficients: of the state, then of the outputs, the newest first.
+        opening: The time at which the first output is asked for; None: the first of the grid.
     """
 
     family: Family
     times: Times
     rows: tuple[Row, ...]
+    opening: float | None = None
 
-    def at(self, times: Times) -> Formula:
+    def at(self, times: Times, opening: float | None = None) -> Formula:
         """The formula on other times. What weighs velocities stays as far from Adams' and Bashforth's as it is."""
-        rows = []
+        other, rows = replace(self, times=times, opening=self.opening if opening is None else opening), []
         for step, (scale, *weights) in enumerate(self.rows):
             count = min(ORDER, len(weights)) if self.family.quantity == "velocity" else 0
-            here, there = (adams_weights(grid[step::-1][:count], *grid[step : step + 2]) if count else ()
-                           for grid in (self.times, times))  # fmt: skip
+            here, there = (adams_weights(one.asked(step)[:count], *one.times[step : step + 2]) if count else ()
+                           for one in (self, other))  # fmt: skip
             moved = [weight + (b - a) for weight, a, b in zip(weights, here, there, strict=False)]
             rows.append((scale, *moved, *weights[count:]))
-        return Formula(self.family, times, tuple(rows))
+        return replace(other, rows=tuple(rows))
+
+    def asked(self, step: int) -> Times:
+        """When the outputs up to a step's were asked for, the newest first."""
+        first = self.times[0] if self.opening is None else self.opening
+        return (*self.times[step:0:-1], first)
 
     def on(self, path: Interpolant, times: Times | None = None) -> FittedMultistep:
         """The solver, for a path; ``times`` are the grid's there, if they are known to the last bit."""
         times = times or tuple(from_linear(path, t) for t in self.times)
         weights, scales = tuple(row[1:] for row in self.rows), tuple(row[0] for row in self.rows)
-        return FittedMultistep(times, weights, path, scales, self.family.quantity)
+        opening = None if self.opening in (None, self.times[0]) else from_linear(path, self.opening)
+        return FittedMultistep(times, weights, path, scales, self.family.quantity, opening)
 
 
 class Run:
@@ -64,12 +72,13 @@ class Run:
         self.starts, self.family = starts, family
         self.states, self.velocities, self.outputs = [starts.start], list[Tensor](), list[Tensor]()
 
-    def ask(self, t: float, t_next: float) -> None:
-        """Evaluate the network at the state."""
-        state = self.states[-1]
-        velocity = self.starts.velocity(state, t, t_next, len(self.velocities))
+    def ask(self, t: float, t_next: float, opening: float | None = None) -> None:
+        """Evaluate the network at the state, in the first step at the time of the opening."""
+        state, step = self.states[-1], len(self.velocities)
+        at = t if step or opening is None else opening
+        velocity = self.starts.velocity(state, t, t_next, step, at=at)
         self.velocities.append(velocity)
-        self.outputs.append(self.family.observed(state, velocity, t))
+        self.outputs.append(self.family.observed(state, velocity, at))
 
     @property
     def columns(self) -> list[Tensor]:
@@ -101,7 +110,7 @@ class Run:
         taken = len(self.velocities)
         ahead = list(itertools.pairwise(formula.times))[taken:]
         for row, (t, t_next) in zip(formula.rows[taken:], ahead, strict=True):
-            self.ask(t, t_next)
+            self.ask(t, t_next, formula.opening)
             self.advance(row)
         return self
 

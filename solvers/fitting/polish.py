@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from ..by_channel import combine_by_channel
 from ..pilot import root_mean_square
 from ..plan import Channelwise, Coefficient
 from .formula import Formula, Run, errors_of, run_all, squared_errors
-from .regression import FLOOR, Normal, better, losses, ridge_solution
+from .regression import Normal, better, floor_of, losses, mean_power, ridge_solution, trust
 from .starts import Groups, Starts
 
 PROBE = 3e-3  # relative change of a state for a derivative: far above float32's rounding, far below its curvature
@@ -34,7 +34,7 @@ GOLDEN = (math.sqrt(5) - 1) / 2  # sets of starts are shifted by this fraction: 
 
 @dataclass(frozen=True)
 class Place:
-    """One free number: the time of a step (``column`` None), or a coefficient, of one channel or of all."""
+    """One free number: the time at which a step asks (``column`` None), or a coefficient, of one channel or of all."""
 
     step: int
     column: int | None
@@ -145,7 +145,7 @@ class Sample:
     Attributes:
         here: The formula, and these runs.
         weights: How many of all each stands for.
-        floor, power: Below a third of the median error of all, errors count alike; and the power that is minimised.
+        floor, power: Squared errors below it count alike, by all of them; and the power that is minimised.
         whole: Whether these are all.
     """
 
@@ -158,13 +158,13 @@ class Sample:
     @classmethod
     def drawn(cls, of: Tried, power: float, count: int, offset: float) -> Sample:
         """So many, by their errors: see :func:`drawn`."""
-        floor = FLOOR**2 * of.squares.median().item() + SMALLEST
+        floor = floor_of(of.squares)
         chosen, weights = drawn((of.squares + floor) ** (power / 4), count, offset)
         bounds = list(itertools.accumulate((len(run.states[-1]) for run in of.runs), initial=0))
         rows = [chosen[(chosen >= a) & (chosen < b)] - a for a, b in itertools.pairwise(bounds)]
         runs = [part_of(run, some) for run, some in zip(of.runs, rows, strict=True) if len(some)]
         here = Tried(of.formula, runs, of.squares[chosen])
-        return cls(here, weights, 0.0 if power == 2 else floor, power, len(chosen) == len(of.squares))
+        return cls(here, weights, floor, power, len(chosen) == len(of.squares))
 
     @property
     def groups(self) -> list[Starts]:
@@ -173,14 +173,11 @@ class Sample:
 
     def loss(self, squares: Tensor) -> float:
         """What is minimised, of errors with these squares."""
-        floored, shares = squares + self.floor, self.weights / self.weights.sum()
-        return (
-            (shares @ floored.log()).exp().item() if self.power == 0 else (shares @ floored ** (self.power / 2)).item()
-        )
+        return mean_power(squares, self.power, self.floor, self.weights)
 
     def trust(self, squares: Tensor) -> Tensor:
         """Weights by which least squares minimise it."""
-        return self.weights * (squares + self.floor) ** (self.power / 2 - 1)
+        return self.weights * trust(squares, self.power, self.floor)
 
 
 def gain(new: Tensor, old: Tensor, power: float) -> float:
@@ -190,10 +187,10 @@ def gain(new: Tensor, old: Tensor, power: float) -> float:
 
 
 def places_of(formula: Formula) -> list[Place]:
-    """Every free number; the first time and the last are given."""
+    """Every free number; the first time of the grid and the last are given."""
     channels, places = formula.family.channels, list[Place]()
     for step, row in enumerate(formula.rows):
-        places += [Place(step, None)] if step else []
+        places += [Place(step, None)] if step or formula.opening is not None else []
         each = [None] if channels is None else range(channels)
         places += [Place(step, column, channel) for column in range(len(row)) for channel in each]
     return places
@@ -201,18 +198,22 @@ def places_of(formula: Formula) -> list[Place]:
 
 def changed(formula: Formula, places: Sequence[Place], change: Sequence[float]) -> Formula | None:
     """The formula with these changes of its numbers; None if its times were no grid, or gaps as good as vanished."""
-    times, rows = list(formula.times), [list(row) for row in formula.rows]
+    times, opening, rows = list(formula.times), formula.opening, [list(row) for row in formula.rows]
     for place, by in zip(places, change, strict=True):
         if not math.isfinite(by):
             return None
-        if place.column is None:
+        if place.column is not None:
+            rows[place.step][place.column] += in_channel(formula, place, by)
+        elif place.step or opening is None:
             times[place.step] += by
         else:
-            rows[place.step][place.column] += in_channel(formula, place, by)
+            opening = max(opening + by, times[0])
     for n in range(len(rows)):
         if times[n + 1] - times[n] < CLOSEST * (formula.times[n + 1] - formula.times[n]):
             return None
-    return Formula(formula.family, formula.times, tuple(map(tuple, rows))).at(tuple(times))
+    if opening is not None and times[1] - opening < CLOSEST * (formula.times[1] - times[0]):
+        return None
+    return replace(formula, rows=tuple(map(tuple, rows))).at(tuple(times), opening)
 
 
 def in_channel(formula: Formula, place: Place, by: float) -> Coefficient:
@@ -317,6 +318,11 @@ def derivative(formula: Formula, run: Run, place: Place) -> Tensor:
 
     A time takes the coefficients of the steps around it along (:meth:`Formula.at`), so that it is felt but little.
     """
+    if place.column is None and not place.step:
+        opening = formula.asked(0)[0]
+        size = TIME_PROBE * (formula.times[1] - opening)
+        other = run.at(0).finish(formula.at(formula.times, opening + size))
+        return (other.states[-1] - run.states[-1]) / size
     if place.column is None:
         before, t, after = formula.times[place.step - 1 : place.step + 2]
         size = TIME_PROBE * min(t - before, after - t)

@@ -77,7 +77,8 @@ def solve(normal: Normal, ridge: float, power: float) -> Tensor:
     for _ in range(REWEIGHTED if power < 2 else 1):
         matrix = torch.einsum("b,bij->ij", weights, normal.products)
         change = ridge_solution(matrix, weights @ normal.pulls, ridge)
-        weights = trust(normal.left(change), power)
+        left = normal.left(change)
+        weights = trust(left, power, floor_of(left))
     return change
 
 
@@ -90,24 +91,39 @@ def ridge_solution(matrix: Tensor, pull: Tensor, ridge: float) -> Tensor:
     return torch.linalg.lstsq(scaled, (pull / length)[:, None], driver="gelsd").solution[:, 0] / length
 
 
-def trust(squares: Tensor, power: float) -> Tensor:
-    """Weights of samples, of mean 1, by which least squares minimise a lower power of the errors."""
-    floored = squares + FLOOR**2 * squares.median() + torch.finfo(torch.float64).tiny
-    weights = floored ** (power / 2 - 1)
-    return weights / weights.mean()
+def floor_of(squares: Tensor) -> float:
+    """The square of a third of the median error, below which errors count alike.
+
+    Else, under a small power, the samples that are best anyway would decide.
+    """
+    return FLOOR**2 * squares.median().item() + torch.finfo(torch.float64).tiny
+
+
+def trust(squares: Tensor, power: float, floor: float) -> Tensor:
+    """Weights of samples by which least squares minimise a lower power of the errors."""
+    return (squares + floor) ** (power / 2 - 1)
+
+
+def mean_power(squares: Tensor, power: float, floor: float, weights: Tensor | None = None) -> float:
+    """Of errors with these squares; of a power of 0 the geometric mean of the squares.
+
+    Args:
+        squares: [B].
+        power: In [0, 2]; the floor does not count at 2.
+        floor: See :func:`floor_of`.
+        weights: [B], of any sum.
+    """
+    shares = torch.full_like(squares, 1 / len(squares)) if weights is None else weights / weights.sum()
+    if power == 2:
+        return (shares @ squares).item()
+    floored = squares + floor
+    return (shares @ floored.log()).exp().item() if power == 0 else (shares @ floored ** (power / 2)).item()
 
 
 def losses(candidates: Sequence[Tensor], power: float) -> list[float]:
-    """The mean power of errors with these squares, for each of several sets that are compared.
-
-    Below a third of the best set's median, errors count alike: else, under a small power, the samples that are best
-    anyway would decide. Of a power of 0 the geometric mean of the squares.
-    """
-    if power == 2:
-        return [squares.mean().item() for squares in candidates]
-    floor = FLOOR**2 * min(squares.median().item() for squares in candidates) + torch.finfo(torch.float64).tiny
-    floored = [squares + floor for squares in candidates]
-    return [s.log().mean().exp().item() if power == 0 else (s ** (power / 2)).mean().item() for s in floored]
+    """The mean power of errors with these squares, for each of several sets that are compared."""
+    floor = min(map(floor_of, candidates))
+    return [mean_power(squares, power, floor) for squares in candidates]
 
 
 def better(new: Tensor, old: Tensor, power: float) -> bool:

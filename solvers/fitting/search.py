@@ -28,7 +28,8 @@ from .stepwise import Stepwise, fit_steps
 
 FIRST_ROWS = 32  # starts of each kind that grids are compared on
 TYPICAL = 1.0  # the largest power of their errors: a mean square of so few starts is that of the one or two worst
-POLISHED, LEAST_POLISHED = 2**15, 64  # elements of the starts whose ends are differentiated; and starts
+POLISHED, LEAST_POLISHED = 2**15, 48  # elements of the starts whose ends are differentiated; and starts
+OPENINGS = (0.0, 0.25, 0.5)  # of the first step
 ALIKE = 0.1  # of a mean step: grids that are nearer lead to the same fit
 NEVER = torch.full((1,), float("inf"), dtype=torch.float64)  # the squared errors of a grid that cannot be run
 WARP, LARGEST_WARP = 0.3, 2.0  # first change of a logarithm of the gaps at the ends of a grid, halved a round; the most
@@ -84,11 +85,22 @@ class Search:
         return self.stepwise(self.linear_base, family, ridges=(float("inf"),))
 
     def stepwise(
-        self, times: Times, family: Family, groups: Groups | None = None, ridges: Sequence[float] | None = None
+        self,
+        times: Times,
+        family: Family,
+        groups: Groups | None = None,
+        ridges: Sequence[float] | None = None,
+        opening: float | None = None,
     ) -> Stepwise:
         """Coefficients for a grid of the linear path."""
         base = base_coefficients(self.base_solver, self.times_on_path(times), self.path)
-        return fit_steps(groups or self.groups, times, family, base, ridges or self.ridges, self.power)
+        return fit_steps(groups or self.groups, times, family, base, ridges or self.ridges, self.power, opening)
+
+    def opened(self, times: Times, family: Family) -> Stepwise:
+        """Coefficients for a grid, with the opening that a few starts like best."""
+        values = losses([self.errors_on_grid(times, family, share) for share in OPENINGS], min(self.power, TYPICAL))
+        _, share = min(zip(values, OPENINGS, strict=True))
+        return self.stepwise(times, family, opening=opening_of(times, share))
 
     def polished(self, found: Stepwise, iterations: int) -> Stepwise:
         """Times and coefficients for the end of the run."""
@@ -163,10 +175,10 @@ class Search:
         found = [self.linear_base, *((self.first, *linear_times(self.path, times)[1:]) for times in others)]
         return [times for times in dict.fromkeys(found) if all(np.diff(times) > 0)]
 
-    def errors_on_grid(self, times: Times, family: Family) -> Tensor:
+    def errors_on_grid(self, times: Times, family: Family, share: float = OPENINGS[1]) -> Tensor:
         """Squared errors of a few judging starts with a grid's own coefficients; infinite where it cannot run."""
         try:
-            return self.stepwise(times, family, self.few).judged
+            return self.stepwise(times, family, self.few, opening=opening_of(times, share)).judged
         except (NotFiniteError, GridError):
             return NEVER
 
@@ -184,6 +196,11 @@ class Search:
         """The formula that the judging starts like best."""
         values = losses([each.judged for each in found], self.power)
         return min(zip(found, values, strict=True), key=lambda pair: pair[1])[0]
+
+
+def opening_of(times: Times, share: float) -> float:
+    """A time within the first step."""
+    return times[0] + share * (times[1] - times[0])
 
 
 def unalike(grids: Sequence[Times]) -> list[Times]:

@@ -78,14 +78,23 @@ class Starts(Pilot):
             total.add_(self.states[i].double(), alpha=math.prod(ratios))
         return total
 
-    def velocity(self, y: Tensor, t: float, t_next: float, step: int, *, gradient: bool = False) -> Tensor:
+    def velocity(
+        self, y: Tensor, t: float, t_next: float, step: int, *, at: float | None = None, gradient: bool = False
+    ) -> Tensor:
         """The guided velocity of the linear path, in the dtype of the states, as a plan would form it in this step.
+
+        Args:
+            y: The state.
+            t, t_next: The step.
+            step: Its number, for errors.
+            at: The time that the network is told, if not t.
+            gradient: Record what it takes for a gradient.
 
         Raises:
             NotFiniteError: It is not finite.
         """
         evaluate, prediction = self.linear
-        program = asking(t, t_next, prediction, self.guidance)
+        program = asking(t, t_next, t if at is None else at, prediction, self.guidance)
         self.count(1)
         try:
             with torch.set_grad_enabled(gradient):
@@ -142,19 +151,21 @@ def some_of(starts: Starts, count: int) -> Starts:
 
 @dataclass(frozen=True)
 class VelocityAlone(FixedGridSolver):
-    """Not a step: its result is the velocity at its state."""
+    """Not a step: its result is the velocity at its state, at a time within."""
+
+    time: float
 
     order, source = 1, "pushforward"
 
     def step(self, s: StepBuilder) -> None:
         """The velocity."""
-        s.advance(s.velocity(s.x, s.t))
+        s.advance(s.velocity(s.x, self.time))
 
 
 @lru_cache(maxsize=1024)
-def asking(t: float, t_next: float, prediction: Prediction, guidance: BranchWeights | None) -> Plan:
+def asking(t: float, t_next: float, at: float, prediction: Prediction, guidance: BranchWeights | None) -> Plan:
     """The program of one evaluation: scaled input, branches weighted as at the start of the step to ``t_next``."""
-    program = plan(VelocityAlone(), (t, t_next), prediction.interpolant, prediction=prediction, last_step="solver")
+    program = plan(VelocityAlone(at), (t, t_next), prediction.interpolant, prediction=prediction, last_step="solver")
     return program.lower(prediction, guidance).optimise()
 
 

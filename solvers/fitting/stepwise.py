@@ -40,6 +40,7 @@ def fit_steps(
     base: Sequence[NDArray],
     ridges: Sequence[float] = RIDGES,
     power: float = 2.0,
+    opening: float | None = None,
 ) -> Stepwise:
     r"""From the state that the formula itself has come to, the step that brings it nearest to the exact trajectory.
 
@@ -55,6 +56,7 @@ def fit_steps(
         base: Of each step of the base, in all outputs; see :func:`base_coefficients`.
         ridges: To choose from, on the judging starts.
         power: q.
+        opening: The time at which the first output is asked for; None: the first of the grid.
 
     Raises:
         NotFiniteError: An output of the network is not finite.
@@ -63,7 +65,7 @@ def fit_steps(
     rows, used = list[Row](), list[float]()
     for step, (t, t_next) in enumerate(itertools.pairwise(times)):
         for run in itertools.chain(*runs):
-            run.ask(t, t_next)
+            run.ask(t, t_next, opening)
         prior = family.holds(base[step].tolist(), step) or projected(runs[0], base[step])
         fitted, judging = ([normal(run, prior, t_next) for run in some] for some in runs)
         parts = zip(by_part(fitted, family), by_part(judging, family), strict=True)
@@ -74,7 +76,7 @@ def fit_steps(
             run.advance(row)
         rows.append(row)
         used.append(max(ridge for _, ridge in chosen))
-    return Stepwise(Formula(family, tuple(times), tuple(rows)), squared_errors(runs[1]), tuple(used))
+    return Stepwise(Formula(family, tuple(times), tuple(rows), opening), squared_errors(runs[1]), tuple(used))
 
 
 def normal(run: Run, prior: Row, t_next: float) -> Normal:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
@@ -64,6 +64,7 @@ class Program:
         plan: The plan.
         opening: What is done before the network is asked for the first time.
         start: What it is asked at then.
+        lead: What the sample is multiplied by for that, where nothing else is done; else 1.
         stages: What follows each of its outputs.
         quick: All of a stage in one call, for those that are a combination which makes what follows; else None.
         stochastic: Whether the plan draws noise.
@@ -73,6 +74,7 @@ class Program:
     plan: Plan
     opening: tuple[Operation, ...]
     start: Register
+    lead: float
     stages: tuple[Stage, ...]
     quick: tuple[kernels.RegisterStep | None, ...]
     stochastic: bool
@@ -99,14 +101,25 @@ class Program:
             elif isinstance(instruction, Combine | Transform):
                 parts[-1].append(operation(instruction, dying))
         start, *following = [*[source for _, _, source in heads], plan.result]
+        lead = scaling([operation.instruction for operation in parts[0]], plan.start, start)
         stages, quick = list[Stage](), list[kernels.RegisterStep | None]()
+        if lead != 1:  # what comes back is the sample, without the factor
+            heads[0] = None, *heads[0][1:]
         for (source, place, _), operations, register in zip(heads, parts[1:], following, strict=True):
             head = operations[0].instruction if operations else None
             compares = isinstance(head, Combine) and len(head.inputs) > 1 and place in head.inputs
             single = compares and len(operations) == 1
             quick.append(in_one_call(operations[0], source, place, register) if single else None)
             stages.append(Stage(source, place, tuple(operations), register, compares))
-        return cls(plan, tuple(parts[0]), start, tuple(stages), tuple(quick), plan.stochastic)
+        return cls(plan, tuple(parts[0]), start, lead, tuple(stages), tuple(quick), plan.stochastic)
+
+
+def scaling(instructions: Sequence[Combine | Transform], source: Register, out: Register) -> float:
+    """The number that makes one register of another, if that is all that is done; else 1."""
+    match instructions:
+        case [Combine(inputs=(read,), outs=(made,), matrix=((float() as number,),), draws=())] if made == out:
+            return number if read == source else 1.0
+    return 1.0
 
 
 def operation(instruction: Combine | Transform, dying: tuple[Register, ...]) -> Operation:
@@ -233,7 +246,8 @@ class OutsideRun:
         self.values: dict[Register, Tensor] = {program.plan.start: sample}
         for operation in program.opening:
             self.execute(operation)
-        self.values.pop(program.start)  # comes back with the first output, if anything reads it
+        if program.lead == 1:
+            self.values.pop(program.start)  # comes back with the first output, if anything reads it
 
     def advance(self, output: Tensor, sample: Tensor) -> Tensor:
         """Take the network's ``output`` at ``sample``; return its next input, or the result after the last one.

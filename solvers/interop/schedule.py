@@ -87,7 +87,9 @@ def scheduled(
     served = Unscaled(prediction.interpolant, prediction.network_time, prediction) if scaled else prediction
     program = compiled(solver, times, served, transform, last_step)
     asked = [evaluation.time for evaluation in program.plan.evaluations]
-    scales = tuple([prediction.input_scale(t) if scaled else 1.0 for t in asked])
+    scales = [prediction.input_scale(t) if scaled else 1.0 for t in asked]
+    scales[0] *= program.lead
+    scaled = scaled or program.lead != 1
     on = prediction.interpolant
     level = on.sigma if prediction.kind == "velocity" else on.noise_ratio
     return Schedule(
@@ -98,7 +100,7 @@ def scheduled(
         served,
         program,
         tuple([prediction.time(t) for t in asked]),
-        scales,
+        tuple(scales),
         tuple([None if scale == 1 else kernels.combination([scale]) for scale in scales]) if scaled else None,
         tuple([level(t) for t in (*asked, times[-1])]),
     )

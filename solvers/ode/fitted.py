@@ -29,16 +29,21 @@ class FittedMultistep(FixedGridSolver):
     evaluation a step is a special case. Coefficients need not be consistent (weights that sum to the
     step, a = 1): that only counts as steps become short. :func:`pushforward.fit` finds them.
 
+    Of pure noise a network can only tell the mean of the data. With an ``opening`` it is asked for the first output as
+    if the first y were that of a later time, where the noise has begun to show what it will become.
+
     Attributes:
         times: The grid they belong to, increasing.
         weights: For each step, of the newest q first; at most as many as there are by then.
         interpolant: The path of the times.
         scales: a, one a step; all 1 if left out. Each number of the two may be one for each channel of the state.
         quantity: q.
+        opening: The time that the network is told with the first state, from the first of the times to below the
+            second; None: the first.
 
     Raises:
         ArgumentError: Not one row of weights a step, a row that is empty or longer than the history, not one scale a
-            step, a quantity that is none of the three.
+            step, a quantity that is none of the three, an opening outside the first step.
         GridError: Planned at other noise ratios.
 
     Source:
@@ -50,6 +55,7 @@ class FittedMultistep(FixedGridSolver):
     interpolant: Interpolant
     scales: tuple[Coefficient, ...] = ()
     quantity: Quantity = "velocity"
+    opening: float | None = None
 
     # Of a run on the only grid there is, no limit of short steps can be taken: 1 is nominal.
     order = 1
@@ -66,6 +72,9 @@ class FittedMultistep(FixedGridSolver):
             raise ArgumentError("scales", got=f"{len(self.scales)} numbers", expected=f"{steps}, one for each step")
         if self.quantity not in QUANTITIES:
             raise ArgumentError("quantity", got=repr(self.quantity), expected=f"one of {', '.join(QUANTITIES)}")
+        if self.opening is not None and not self.times[0] <= self.opening < self.times[1]:
+            expected = f"None, or from {self.times[0]} to below {self.times[1]}, within the first step"
+            raise ArgumentError("opening", got=self.opening, expected=expected)
 
     @property
     def evaluations_per_step(self) -> int:
@@ -87,11 +96,20 @@ class FittedMultistep(FixedGridSolver):
     def step(self, s: StepBuilder) -> None:
         """The scaled state, and the weighted sum of what is remembered."""
         self.check_grid(s)
-        q = remembered(s, self.quantity)
+        q = remembered(s, self.quantity, *self.asked(s))
         row = self.weights[s.index]
         y = (self.scales[s.index] if self.scales else 1.0) * s.x / (s.alpha + s.sigma)
         past = [q, *(s.history(k) for k in range(1, len(row)))]
         s.advance((s.alpha_next + s.sigma_next) * (y + weighted(row, past)), remember=q)
+
+    def asked(self, s: StepBuilder) -> tuple[Expression, float]:
+        """Where the network is asked in this step."""
+        if s.index or self.opening is None:
+            return s.x, s.t
+        (t,) = moved((self.opening,), self.interpolant, s.interpolant)
+        if isinstance(s.interpolant, Linear):
+            return s.x, t
+        return (s.interpolant.alpha(t) + s.interpolant.sigma(t)) / (s.alpha + s.sigma) * s.x, t
 
     def check_grid(self, s: StepBuilder) -> None:
         """Refuse other noise ratios than those of the fit."""
@@ -102,15 +120,15 @@ class FittedMultistep(FixedGridSolver):
         raise GridError("grid", got=got, expected=f"the noise ratios that {self} was fitted at", hint=hint)
 
 
-def remembered(s: StepBuilder, quantity: Quantity) -> Expression:
-    """The quantity at the step's state, from one evaluation."""
+def remembered(s: StepBuilder, quantity: Quantity, x: Expression, t: float) -> Expression:
+    """The quantity at a state, from one evaluation."""
     if quantity == "denoised":
-        return s.denoised(s.x, s.t)
+        return s.denoised(x, t)
     if quantity == "noise":
-        return s.noise_prediction(s.x, s.t)
+        return s.noise_prediction(x, t)
     if isinstance(s.interpolant, Linear):  # what a network of this path returns: nothing to convert, nothing to store
-        return s.velocity(s.x, s.t)
-    return s.denoised(s.x, s.t) - s.noise_prediction(s.x, s.t)
+        return s.velocity(x, t)
+    return s.denoised(x, t) - s.noise_prediction(x, t)
 
 
 def moved(times: Times, path: Interpolant, other: Interpolant) -> Times:

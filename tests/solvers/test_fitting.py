@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from pathlib import Path
@@ -197,7 +198,7 @@ def test_derivatives_of_the_end_are_those_of_autograd() -> None:
     groups = small_groups(MIXTURE, 2)
     times = (0.0, 0.4, 0.8, 1.0)
     base = base_coefficients(solvers.solver("ab2"), times, models.Linear())
-    formula = fit_steps(groups, times, Family(), base, (math.inf,), 2.0).formula
+    formula = fit_steps(groups, times, Family(), base, (math.inf,), 2.0, opening=0.1).formula
     run = Run(groups.fitted[0], formula.family).finish(formula)
     free = Free.of(formula, torch.device("cpu"))
     end = end_error(free, formula, groups.fitted[0]).sum()
@@ -207,6 +208,20 @@ def test_derivatives_of_the_end_are_those_of_autograd() -> None:
             continue
         slope = -2 * (run.left * derivative(formula, run, place)).mean(1).sum().item()
         assert slope == pytest.approx(gradients[place.step][place.column].item(), rel=0.03, abs=1e-3)
+
+
+def test_the_derivative_by_the_opening_is_that_of_autograd() -> None:
+    """Where weights do not follow the times, as those of clean estimates do not: at a share s of the first step."""
+    groups, first = small_groups(MIXTURE, 2), 0.4
+    rows = ((0.6, 0.4), (0.5, 0.6, -0.1), (0.1, 1.0, -0.1, 0.05))
+    formula = Formula(Family(None, "denoised"), (0.0, first, 0.8, 1.0), rows, 0.1)
+    run = Run(groups.fitted[0], formula.family).finish(formula)
+    free = Free.of(formula, torch.device("cpu"))
+    assert free.formula(formula).opening == pytest.approx(0.1)
+    (by_logit,) = torch.autograd.grad(end_error(free, formula, groups.fitted[0]).sum(), [free.share])
+    share = 0.1 / first
+    slope = -2 * (run.left * derivative(formula, run, places_of(formula)[0])).mean(1).sum().item()
+    assert slope * first * share * (1 - share) == pytest.approx(by_logit.item(), rel=0.03)
 
 
 def start_of_the_polish() -> tuple[Groups, Formula]:
@@ -251,6 +266,10 @@ def test_weights_follow_the_times() -> None:
     for mine, theirs in zip(first.at(second.times).rows, second.rows, strict=True):
         assert mine == pytest.approx(theirs, abs=1e-14)
     assert first.at(first.times) == first
+    opened = first.at(first.times, 0.1)
+    assert opened.rows[0] == first.rows[0]  # of one velocity alone, whenever it was
+    assert opened.rows[1][1:] == pytest.approx([w + apart for w in adams_weights((0.4, 0.1), 0.4, 0.8)], abs=1e-14)
+    assert opened.at(first.times, 0.0).rows[2] == pytest.approx(first.rows[2], abs=1e-14)
     other = Formula(Family(2, "denoised"), first.times, ((0.6, 0.4), (0.5, 0.6, -0.1), (0.1, 1.0, -0.1)))
     assert other.at(second.times).rows == other.rows
 
@@ -267,6 +286,16 @@ def test_some_rows_stand_for_all() -> None:
     assert set(others.tolist()) != set(rows.tolist())
     assert (theirs * sizes[others]).sum().item() == pytest.approx(sizes.sum().item(), rel=1e-9)
     assert all(torch.equal(*pair) for pair in zip(drawn(sizes, 200), (torch.arange(200), torch.ones(200)), strict=True))
+
+
+def test_an_opening_stays_in_its_step() -> None:
+    """It can move to the first time and not before it, and only so near to the second."""
+    formula = Formula(Family(), (0.0, 0.4, 1.0), ((1.0, 0.4), (1.0, 0.6, 0.1)), 0.1)
+    places = places_of(formula)
+    assert (places[0].step, places[0].column) == (0, None)
+    moves = {by: changed(formula, places, [by, *[0.0] * (len(places) - 1)]) for by in (-0.3, 0.2, 0.29)}
+    assert [moves[by] and moves[by].opening for by in moves] == [0.0, pytest.approx(0.3), None]
+    assert moves[-0.3].on(models.Linear()).opening is None  # asked where the state is: as a formula without one
 
 
 @pytest.mark.parametrize("rows", [12, 64])
@@ -330,6 +359,9 @@ def test_it_survives_json_and_other_paths(fitted: FittedPlan) -> None:
     assert plan.solver == "FittedPlan(FittedMultistep(5 steps, up to 5 outputs))"
     assert (plan.nfe, plan.grid) == (5, fitted.times)
     assert solvers.Plan.from_json(plan.to_json()) == plan
+    values = json.loads(fitted.to_json())
+    assert values["solver"].pop("opening") > 0
+    assert FittedPlan.from_config(values).solver.opening is None  # a file of before there were any
     for other in ("[]", "{}", fitted.to_json().replace("pushforward-fit/1", "other")):
         with pytest.raises(CorruptFileError, match="fitted plan"):
             FittedPlan.from_json(other)
@@ -345,6 +377,28 @@ def test_the_same_numbers_serve_another_path() -> None:
     torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("quantity", ["velocity", "denoised", "noise"])
+def test_the_first_output_is_asked_for_at_the_opening(quantity: str) -> None:
+    """By hand on the linear path, of the first state as it is; and the same on other paths."""
+    times, opening, rows, scales = (0.05, 0.4, 1.0), 0.15, ((0.4,), (0.5, 0.1)), (0.9, 1.1)
+    formula = FittedMultistep(times, rows, models.Linear(), scales, quantity, opening)
+    y = torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    asked = list[float]()
+
+    def q(state: torch.Tensor, t: float) -> torch.Tensor:
+        asked.append(t)
+        clean = models.reference_mixture().denoised(state, t)
+        noise = (state - t * clean) / (1 - t)
+        return {"denoised": clean, "noise": noise, "velocity": clean - noise}[quantity]
+
+    first = q(y, opening)
+    middle = scales[0] * y + rows[0][0] * first
+    end = scales[1] * middle + rows[1][0] * q(middle, times[1]) + rows[1][1] * first
+    torch.testing.assert_close(pf.sample(MIXTURE, y, solver=formula), end, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(pf.sample(MIXTURE, y, solver=formula, path="vp"), end, rtol=1e-9, atol=1e-9)
+    assert [e.time for e in pf.make_plan(MIXTURE, solver=formula).evaluations] == asked == [opening, times[1]]
+
+
 def test_it_serves_its_own_grid_only(fitted: FittedPlan) -> None:
     with pytest.raises(GridError, match="expected the noise ratios that FittedMultistep"):
         pf.make_plan(MIXTURE, solver=fitted, grid="cosine", steps=5)
@@ -358,6 +412,9 @@ def test_it_serves_its_own_grid_only(fitted: FittedPlan) -> None:
         FittedMultistep((0.0, 1.0), ((0.5,),), models.Linear(), (1.0, 1.0))
     with pytest.raises(ArgumentError, match="quantity"):
         FittedMultistep((0.0, 1.0), ((0.5,),), models.Linear(), quantity="score")  # type: ignore[arg-type]
+    for opening in (-0.1, 0.5, math.nan):
+        with pytest.raises(ArgumentError, match=r"opening: .* within the first step"):
+            FittedMultistep((0.0, 0.5, 1.0), ((0.5,), (0.5,)), models.Linear(), opening=opening)
 
 
 def test_another_model_warns() -> None:

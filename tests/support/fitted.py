@@ -24,8 +24,9 @@ def fitted() -> FittedPlan:
 
 
 def begun_at(first: float) -> FittedPlan:
-    """The same coefficients on a grid that begins later."""
-    return with_formula(fitted(), times=(first, *fitted().times[1:]))
+    """The same coefficients on a grid that begins later, and asks a quarter of a step after that."""
+    second = fitted().times[1]
+    return with_formula(fitted(), times=(first, *fitted().times[1:]), opening=first + (second - first) / 4)
 
 
 def without_memory() -> FittedPlan:
