@@ -46,6 +46,7 @@ FITS: dict[str, dict[str, Any]] = {
     "fitted": {}, "fitted, memory 2": {"memory": 2}, "fitted, memory 3": {"memory": 3},
     "fitted, gradient": {"method": "gradient"}, "fitted, both": {"method": "both"},
 }  # fmt: skip
+POLISH = 12  # of mixtures: they are cheap
 EVERYWHERE = ("fitted", "fitted, memory 2", "fitted, memory 3")
 COUNT = 1024  # starts that are measured
 MULTISTEP = {  # registered solvers that remember as much of the same
@@ -145,7 +146,7 @@ def fitted_run(problem: Relative, nfe: int, kind: str) -> Entry:
     """A plan made for a mixture from other starts, and its error here."""
     model, began = problem.model(torch.float32), time.perf_counter()
     with torch.enable_grad():
-        options = {"seed": 77, "reference_steps": 32} | FITS[kind]
+        options = {"seed": 77, "reference_steps": 32, "polish": POLISH} | FITS[kind]
         fitted = pf.fit(model, nfe, problem.shape[1:], **options)
     seconds = time.perf_counter() - began
     plan = pf.make_plan(model, solver=fitted)
