@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import _fitted_tables as page_of
 import fitted_plans as bench
 import pytest
 import torch
@@ -35,15 +36,15 @@ def test_parts_of_the_digits_are_those_of_the_whole_and_guided_inside() -> None:
 
 
 def test_tables_compare_with_the_best_and_find_their_place_in_a_page() -> None:
-    one = bench.Entry("mixture 2, flow", "float32", 5, bench.OURS, "ab2", "uniform", 5, 0.08, 0.06)
+    one = page_of.Entry("mixture 2, flow", "float32", 5, bench.OURS, "ab2", "uniform", 5, 0.08, 0.06)
     entries = [
         one, replace(one, library="diffusers", solver="Euler", error=0.1),
         replace(one, library="fitted", solver="fit", grid="", error=0.01, median=0.002),
         replace(one, library="fitted, memory 2", solver="fit", grid="", error=0.02, live=3, live_standard=3),
         replace(one, library="fitted, memory 3", solver="fit", grid="", error=0.04, live=4, live_standard=4),
     ]  # fmt: skip
-    page = f"before\n{bench.BEGIN}\nold\n{bench.END}\nafter\n"
-    new = bench.into_page(page, entries)
+    page = f"before\n{page_of.BEGIN}\nold\n{page_of.END}\nafter\n"
+    new = page_of.into_page(page, entries)
     assert (
         "| mixture 2, flow | 5 | 0.08 (0.06) ab2, uniform | 0.1 (0.06) Euler, uniform | 0.01 (0.002) | 8.0 (30.0) |"
         in new
@@ -51,8 +52,8 @@ def test_tables_compare_with_the_best_and_find_their_place_in_a_page() -> None:
     # log(8 / 2) / log 8 and log(8 / 4) / log 8
     assert "| mixture 2, flow | 5 | 0.02, 67%, 3 (3) | 0.04, 33%, 4 (4) |" in new
     assert "old" not in new
-    assert bench.into_page(new, entries) == new
-    ratios = {(row["case"], row["peer"]): row["ratio"] for row in bench.rows(entries)}
+    assert page_of.into_page(new, entries) == new
+    ratios = {(row["case"], row["peer"]): row["ratio"] for row in page_of.rows(entries)}
     assert ratios["mixture 2, flow, 5 evaluations, fitted", "diffusers"] == pytest.approx(10)
     assert len(ratios) == 6
     assert bench.once([*entries, replace(one, error=0.5)])[0].error == 0.5
