@@ -27,6 +27,7 @@ class Schedule:
         program: Of ``served``.
         times, scales: What the network is told, and what its input is multiplied by, at each evaluation.
         scalings: The latter as functions, where they are not 1; None where all are.
+        first_scale: What multiplies a state of the first time of the grid, for a network that is told that time.
         levels: Noise levels of the evaluations, and of the end: sigma of flows, sigma / alpha of others.
 
     """
@@ -40,6 +41,7 @@ class Schedule:
     times: tuple[float, ...]
     scales: tuple[float, ...]
     scalings: tuple[kernels.OpenCombine | None, ...] | None
+    first_scale: float
     levels: tuple[float, ...]
 
     def __deepcopy__(self, memo: dict[int, object]) -> Schedule:
@@ -89,7 +91,7 @@ def scheduled(
     asked = [evaluation.time for evaluation in program.plan.evaluations]
     scales = [prediction.input_scale(t) if scaled else 1.0 for t in asked]
     scales[0] *= program.lead
-    scaled = scaled or program.lead != 1
+    any_scale = scaled or program.lead != 1
     on = prediction.interpolant
     level = on.sigma if prediction.kind == "velocity" else on.noise_ratio
     return Schedule(
@@ -101,6 +103,7 @@ def scheduled(
         program,
         tuple([prediction.time(t) for t in asked]),
         tuple(scales),
-        tuple([None if scale == 1 else kernels.combination([scale]) for scale in scales]) if scaled else None,
+        tuple([None if scale == 1 else kernels.combination([scale]) for scale in scales]) if any_scale else None,
+        prediction.input_scale(times[0]) if scaled else 1.0,
         tuple([level(t) for t in (*asked, times[-1])]),
     )

@@ -343,7 +343,7 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):
             if schedule is None:
                 return float(self.config["sigma_max"])
             return schedule.prediction.interpolant.noise_ratio(schedule.plan.grid[0])
-        return 1 / schedule.scales[0] if schedule is not None else 1.0
+        return 1 / schedule.first_scale if schedule is not None else 1.0
 
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
         """The network's input: the sample times a number that depends on the timestep (1 on the network's own path)."""

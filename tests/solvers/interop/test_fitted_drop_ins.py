@@ -67,11 +67,13 @@ def test_a_pipeline_of_a_noise_network_samples_as_pf_sample_does() -> None:
     expected = pf.sample(pf.models.adapt(told, read_scheduler(theirs)), x0, solver=plan)
     scheduler = DiffusersScheduler.from_config(theirs.config, solver=plan)
     scheduler.set_timesteps(4)
+    assert scheduler.init_noise_sigma == 1
     # The same plan, cut at the network: the scheduler makes combinations one by one, pf.sample fuses none across calls.
     torch.testing.assert_close(driven(scheduler, x0), expected, rtol=0, atol=64 * EPS * expected.abs().max().item())
     on_edm = DiffusersScheduler.from_config(theirs.config, solver=plan, path="edm")
     on_edm.set_timesteps()
     alpha = read_scheduler(theirs).interpolant.alpha(on_edm_start(plan, theirs))
+    assert on_edm.init_noise_sigma == pytest.approx(1 / alpha, rel=1e-12)
     found = driven(on_edm, x0 / alpha)
     # Noise ratios reach 99, and so do the states, whose rounding the network sees divided by as much again.
     torch.testing.assert_close(found, expected, rtol=0, atol=1e4 * EPS * expected.abs().max().item())
