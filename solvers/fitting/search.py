@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -26,7 +26,7 @@ from .responses import base_coefficients
 from .starts import Groups, from_linear, linear_times
 from .stepwise import Stepwise, fit_steps
 
-FIRST_ROWS = 32  # starts of each kind that grids are compared on
+FIRST_ROWS = 24  # starts of each kind that grids are compared on
 TYPICAL = 1.0  # the largest power of their errors: a mean square of so few starts is that of the one or two worst
 POLISHED, LEAST_POLISHED = 2**15, 48  # elements of the starts whose ends are differentiated; and starts
 OPENINGS = (0.0, 0.25, 0.5)  # of the first step
@@ -44,6 +44,7 @@ class Search:
         groups: Starts.
         ridges: To choose from.
         power: Of the errors that count.
+        known: Errors of grids, families and openings that were tried.
     """
 
     base_solver: FixedGridSolver
@@ -52,6 +53,7 @@ class Search:
     groups: Groups
     ridges: Sequence[float]
     power: float
+    known: dict[tuple[Times, Family, float], Tensor] = field(default_factory=dict)
 
     @property
     def first(self) -> float:
@@ -177,10 +179,13 @@ class Search:
 
     def errors_on_grid(self, times: Times, family: Family, share: float = OPENINGS[1]) -> Tensor:
         """Squared errors of a few judging starts with a grid's own coefficients; infinite where it cannot run."""
-        try:
-            return self.stepwise(times, family, self.few, opening=opening_of(times, share)).judged
-        except (NotFiniteError, GridError):
-            return NEVER
+        key = times, family, share
+        if key not in self.known:
+            try:
+                self.known[key] = self.stepwise(times, family, self.few, opening=opening_of(times, share)).judged
+            except (NotFiniteError, GridError):
+                self.known[key] = NEVER
+        return self.known[key]
 
     def errors_of_base(self, times: Times) -> Tensor:
         """Those of the base; infinite where it cannot run."""
