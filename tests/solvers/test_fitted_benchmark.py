@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import _fitted_tables as page_of
+import bundled_fits
 import fitted_plans as bench
 import pytest
 import torch
@@ -57,3 +58,12 @@ def test_tables_compare_with_the_best_and_find_their_place_in_a_page() -> None:
     assert ratios["mixture 2, flow, 5 evaluations, fitted", "diffusers"] == pytest.approx(10)
     assert len(ratios) == 6
     assert bench.once([*entries, replace(one, error=0.5)])[0].error == 0.5
+
+
+def test_errors_of_plans_are_shown_with_and_without_the_worst() -> None:
+    squares = torch.full((100,), 0.04, dtype=torch.float64)
+    squares[[3, 50, 99]] = 9.0
+    found = bundled_fits.Errors.of(squares)
+    assert found.error == pytest.approx(math.sqrt((97 * 0.04 + 3 * 9) / 100))
+    assert (found.median, found.typical) == (pytest.approx(0.2), pytest.approx(0.2))
+    assert bundled_fits.Errors.of(4 * squares).over(found).text(1) == "2.0 (2.0; 2.0)"
