@@ -23,12 +23,12 @@ from work_precision import pipes
 import pushforward as pf
 from pushforward import kernels
 from pushforward.solvers.fitting.bundled import bundled_fits
+from pushforward.solvers.fitting.fit import cpu_batch
 from pushforward.solvers.fitting.measured import squared_errors
-from pushforward.solvers.fitting.report import candidates
+from pushforward.solvers.fitting.report import standard_squares
 from pushforward.solvers.fitting.starts import Starts
 
 KEPT = 0.97  # of the starts: without the worst 3 %
-BATCH = 2**16  # elements of one call of the network
 HEAD = ["NFE", "fitted", "best standard", "ratio"]
 
 
@@ -62,8 +62,8 @@ class Errors:
 def solved(model: pf.Model, shape: tuple[int, ...], guidance: float, count: int, seed: int) -> Starts:
     """Fresh starts with labels 0 to 9 in turn, and their exact samples."""
     noise = kernels.normal((count, *shape), seed=seed, draw=kernels.Draw(kernels.PURPOSE_INITIAL, 0))
-    batch = max(BATCH // noise[0].numel(), 1)
-    starts = Starts(model, noise, guidance, {"label": torch.arange(count) % 10}, None, batch=batch)
+    labels = {"label": torch.arange(count) % 10}
+    starts = Starts(model, noise, guidance, labels, None, batch=cpu_batch(noise[0].numel()))
     starts.find_trajectory(0.0, 32)
     return starts
 
@@ -85,12 +85,8 @@ def found_errors(starts: Starts, plan: pf.FittedPlan) -> Tensor:
 
 def best_standard(starts: Starts, steps: int) -> tuple[str, Errors]:
     """By the root mean square."""
-    found = []
-    for solver, name, times in candidates(starts.model, steps, 0.0):
-        squares = squared_errors(solver, times, [starts])
-        if squares is not None:
-            found.append((f"{solver}, {name}", Errors.of(squares)))
-    return min(found, key=lambda pair: pair[1].error)
+    found = standard_squares(starts.model, [starts], steps, 0.0)
+    return min(((name, Errors.of(squares)) for name, squares in found), key=lambda pair: pair[1].error)
 
 
 def main() -> None:

@@ -161,7 +161,7 @@ def fit(
     noise = kernels.normal((count, *shape), seed=seed, draw=draw, dtype=dtype, device=device)
     trees = dict(condition or {}), None if null is None else dict(null)
     if batch is None and noise.device.type == "cpu":
-        batch = max(CPU_BATCH // max(math.prod(shape), 1), 1)
+        batch = cpu_batch(math.prod(shape))
     groups = divided(model, noise, scales, trees, batch)
     search = Search(solver, model.interpolant, base_times, groups, RIDGES if ridge is None else (ridge,), power)
     stages = Stages(method, rounds, tries, polish, iterations, seed)
@@ -261,6 +261,11 @@ def families_of(memory: int | None, quantity: Quantity | None, channels: int | N
 def default_pairs(size: int) -> int:
     """256 to 4096 starts by the size of one, fewer where they are large."""
     return min(max(FEWEST, min(MOST, ELEMENTS // max(size, 1))), max(32, LARGEST // max(size, 1)))
+
+
+def cpu_batch(size: int) -> int:
+    """Rows of one call on a CPU, by the size of one."""
+    return max(CPU_BATCH // max(size, 1), 1)
 
 
 def check_starts(count: int, unknowns: int) -> None:

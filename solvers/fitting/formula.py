@@ -37,7 +37,10 @@ class Formula:
     opening: float | None = None
 
     def at(self, times: Times, opening: float | None = None) -> Formula:
-        """The formula on other times. What weighs velocities stays as far from Adams' and Bashforth's as it is."""
+        """The formula on other times; its opening stays, unless there is another.
+
+        What weighs velocities stays as far from Adams' and Bashforth's as it is.
+        """
         other, rows = replace(self, times=times, opening=self.opening if opening is None else opening), []
         for step, (scale, *weights) in enumerate(self.rows):
             count = min(ORDER, len(weights)) if self.family.quantity == "velocity" else 0

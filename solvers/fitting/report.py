@@ -171,10 +171,16 @@ def best_standard(model: Model, groups: Sequence[Starts], steps: int, first: flo
 
     Grids begin where the fitted plan does, so that all have the same samples to find.
     """
-    found = [
-        measure(f"{method} on {name}", method, times, groups) for method, name, times in candidates(model, steps, first)
-    ]
-    return min((m for m in found if m is not None), key=lambda m: m.error)
+    found = standard_squares(model, groups, steps, first)
+    return min((Measured.of(name, squares) for name, squares in found), key=lambda m: m.error)
+
+
+def standard_squares(model: Model, groups: Sequence[Starts], steps: int, first: float) -> Iterator[tuple[str, Tensor]]:
+    """What each standard solver is called, and its squared errors [B]; of those that can run."""
+    for method, name, times in candidates(model, steps, first):
+        squares = squared_errors(method, times, groups)
+        if squares is not None:
+            yield f"{method} on {name}", squares
 
 
 def candidates(model: Model, steps: int, first: float) -> Iterator[tuple[FixedGridSolver, str, Times]]:

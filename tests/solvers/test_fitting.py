@@ -221,8 +221,10 @@ def test_the_first_output_is_asked_for_at_the_opening(quantity: str) -> None:
     first = q(y, opening)
     middle = scales[0] * y + rows[0][0] * first
     end = scales[1] * middle + rows[1][0] * q(middle, times[1]) + rows[1][1] * first
-    torch.testing.assert_close(pf.sample(MIXTURE, y, solver=formula), end, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(pf.sample(MIXTURE, y, solver=formula, path="vp"), end, rtol=1e-9, atol=1e-9)
+    # Some 20 roundings of numbers below 8, 4 eps each, that two evaluations, of slopes below 2, carry on: 20 * 4 * 4.
+    bound = {"rtol": 0, "atol": 320 * torch.finfo(torch.float64).eps}
+    torch.testing.assert_close(pf.sample(MIXTURE, y, solver=formula), end, **bound)
+    torch.testing.assert_close(pf.sample(MIXTURE, y, solver=formula, path="vp"), end, **bound)
     assert [e.time for e in pf.make_plan(MIXTURE, solver=formula).evaluations] == asked == [opening, times[1]]
 
 
